@@ -1,0 +1,1 @@
+"""The experiments of the documents, one file each; `python -m tasks` lists and runs them."""
