@@ -1,0 +1,297 @@
+"""The folder of a run: what is written, under which names, and how an unfinished one goes on.
+
+    config.json         settings, preset, seed, backend, versions
+    metrics.csv         variant, trial, step, and a column for each logged metric
+    trials.csv          variant, trial, and a column for each result of a trial
+    result.json         the rows
+    model.safetensors   the trained parameters of every trial
+    printout.txt        what the original program prints, where there is such a thing
+    *.png               the figures
+    checkpoints/        while the run is unfinished: one file a unit of work
+
+Nothing in metrics.csv, trials.csv and model.safetensors depends on the clock, the machine or the
+number of jobs: the same settings and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import microtensor as mt
+from tasks import snapshot
+from tasks.harness import Metric, Row, Run, Task, Trial
+
+
+class UsageError(Exception):
+    """Something the user asked for cannot be done; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a finished unit of work leaves: its trials, as host arrays, and its metrics."""
+
+    trials: tuple[Trial, ...]
+    metrics: tuple[Metric, ...]
+
+
+class RunFolder:
+    """One run's folder.
+
+    Parameters
+    ----------
+    path
+        The folder; made, with its parents, when the run begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.stop_file = self.checkpoints / "stop"
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run has ended here."""
+        return (self.path / "result.json").exists()
+
+    def begin(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder ready for a run of this configuration.
+
+        A finished run that stands here is replaced, unless it is to be resumed; an unfinished one is
+        never thrown away.
+
+        Raises
+        ------
+        UsageError
+            The folder cannot be written; an unfinished run stands here and `resume` was not asked
+            for; or it was asked for, and the run that stands here has another configuration.
+        """
+        self._make_writable()
+        saved = self._read_config()
+        unfinished = not self.finished and any(self.checkpoints.glob("*.safetensors"))
+        if resume:
+            if saved is not None:
+                _check_same(saved, config, self.path)
+        elif unfinished:
+            raise UsageError(
+                f"{self.path} holds an unfinished run; go on with it by --resume, or remove the "
+                "folder or name another --out to start afresh"
+            )
+        else:
+            self._clear()
+        self.checkpoints.mkdir(exist_ok=True)
+        self.stop_file.unlink(missing_ok=True)
+        if saved is None or not resume:
+            self._write("config.json", to_json(config))
+
+    def load_result(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return dict(json.loads((self.path / "result.json").read_text(encoding="utf-8")))
+
+    # -- units of work ----------------------------------------------------------------------------
+
+    def checkpoint(self, unit: str) -> Path:
+        """Where the unit of that name saves its loop."""
+        return self.checkpoints / f"{unit}.safetensors"
+
+    def progress_file(self, unit: str) -> Path:
+        """Where a unit in another process says how far it is, as two numbers."""
+        return self.checkpoints / f"{unit}.progress"
+
+    def save_unit(self, unit: str, result: UnitResult) -> None:
+        """Keep a finished unit until the whole run is finished."""
+        tree = {
+            "trials": [
+                [t.number, dict(t.values), dict(t.model), dict(t.arrays), t.variant]
+                for t in result.trials
+            ],
+            "metrics": [[m.variant, m.trial, m.step, dict(m.values)] for m in result.metrics],
+        }
+        snapshot.save_tree(self.checkpoints / f"{unit}.done.safetensors", tree)
+        self.checkpoint(unit).unlink(missing_ok=True)
+        self.progress_file(unit).unlink(missing_ok=True)
+
+    def load_unit(self, unit: str) -> UnitResult | None:
+        """A unit that has finished before, or None."""
+        path = self.checkpoints / f"{unit}.done.safetensors"
+        if not path.exists():
+            return None
+        tree = snapshot.load_tree(path)
+        trials = tuple(Trial(*fields) for fields in tree["trials"])
+        return UnitResult(trials, tuple(Metric(*fields) for fields in tree["metrics"]))
+
+    # -- the results ------------------------------------------------------------------------------
+
+    def write_tables(self, run: Run) -> None:
+        """metrics.csv and trials.csv; numbers are written so that they read back exactly."""
+        self._csv("metrics.csv", ("variant", "trial", "step"), (
+            ((m.variant, m.trial, m.step), m.values) for m in run.metrics
+        ))
+        self._csv("trials.csv", ("variant", "trial"), (
+            ((t.variant, t.number), t.values) for t in run.trials
+        ))
+
+    def write_model(self, task: Task, run: Run) -> None:
+        """model.safetensors: every trial's parameters as `VARIANT.trial.NUMBER.NAME`."""
+        tensors = {
+            ".".join(filter(None, (t.variant, "trial", str(t.number), name))): value
+            for t in run.trials for name, value in t.model.items()
+        }
+        about = {
+            "task": task.name, "preset": run.preset, "seed": run.seed,
+            "settings": run.settings.to_dict(),
+        }
+        mt.save(self.path / "model.safetensors", tensors, about)
+
+    def write_figures(self, figures: Mapping[str, Any]) -> list[str]:
+        """One PNG a figure; returns the file names."""
+        names = []
+        for name, figure in figures.items():
+            figure.savefig(self.path / f"{name}.png", metadata={"Software": None})
+            names.append(f"{name}.png")
+        return names
+
+    def finish(self, result: Mapping[str, Any], printout: str) -> None:
+        """Write result.json, which ends the run, and drop the checkpoints."""
+        if printout:
+            self._write("printout.txt", printout.rstrip() + "\n")
+        self._write("result.json", to_json(result))
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _csv(
+        self, name: str, keys: Sequence[str],
+        lines: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]],
+    ) -> None:
+        lines = list(lines)
+        columns = list(dict.fromkeys(column for _, values in lines for column in values))
+        temporary = self.path / f".{name}.tmp"
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*keys, *columns])
+            for key, values in lines:
+                writer.writerow([*key, *(values.get(column, "") for column in columns)])
+        os.replace(temporary, self.path / name)
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+    def _make_writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(
+                f"--out: cannot write into {self.path} ({reason}); name a folder you may write to"
+            ) from error
+
+    def _read_config(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--out: {self.path / 'config.json'} cannot be read ({error}); "
+                "remove the folder or name another"
+            ) from error
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else that someone may have put here."""
+        for name in ("config.json", "metrics.csv", "trials.csv", "result.json",
+                     "model.safetensors", "printout.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        for figure in self.path.glob("*.png"):
+            figure.unlink()
+        for folder in (self.checkpoints, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def configuration(task: Task, settings: Any, preset: str, seed: int, backend: str) -> dict[str, Any]:
+    """What config.json holds: all that decides the result, and the versions it came from."""
+    versions = {
+        "python": platform.python_version(), "numpy": np.__version__,
+        "microtensor": mt.__version__, "commit": _commit(),
+    }
+    if backend == "cupy":
+        import cupy
+
+        versions["cupy"] = cupy.__version__
+    return {
+        "task": task.name, "preset": preset, "seed": seed, "backend": backend,
+        "settings": settings.to_dict(), "versions": versions,
+    }
+
+
+def row_to_dict(row: Row) -> dict[str, Any]:
+    """A row as result.json and `--json` have it."""
+    return {
+        "name": row.name, "target": row.target, "source": row.source, "value": row.value,
+        "spread": row.spread, "trials": row.trials, "solved": row.solved,
+        "tolerance": row.tolerance, "ok": row.ok, "unit": row.unit,
+        "levels": [{"name": level.name, "value": level.value} for level in row.levels],
+        "note": row.note,
+    }
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+    """Strict JSON: what is not a finite number is null."""
+    return json.dumps(_strict(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    match value:
+        case bool() | np.bool_():
+            return bool(value)
+        case float() | np.floating():
+            return float(value) if math.isfinite(value) else None
+        case np.integer():
+            return int(value)
+        case Mapping():
+            return {key: _strict(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_strict(item) for item in value]
+    return value
+
+
+def _check_same(saved: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    now = json.loads(to_json(config))
+    different = []
+    for name in ("task", "preset", "seed", "backend"):
+        if saved.get(name) != now[name]:
+            different.append(f"{name} {saved.get(name)!r} there, {now[name]!r} here")
+    old = saved.get("settings", {})
+    for name, value in now["settings"].items():
+        # More (or fewer) trials of the same settings are the same run made longer.
+        if name != "trials" and old.get(name) != value:
+            different.append(f"{name} {old.get(name)!r} there, {value!r} here")
+    if different:
+        raise UsageError(
+            f"--resume: {path} holds another run ({'; '.join(different)}); give the same settings, "
+            "or name another --out"
+        )
+
+
+def _commit() -> str | None:
+    """The commit of the checkout these experiments are run from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
