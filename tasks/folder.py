@@ -31,11 +31,7 @@ import numpy as np
 
 import microtensor as mt
 from tasks import snapshot
-from tasks.harness import Metric, Row, Run, Task, Trial
-
-
-class UsageError(Exception):
-    """Something the user asked for cannot be done; the message is one line and says what to do."""
+from tasks.harness import Metric, Row, Run, Task, Trial, UsageError
 
 
 @dataclass(frozen=True)
@@ -65,11 +61,11 @@ class RunFolder:
         """Whether a run has ended here."""
         return (self.path / "result.json").exists()
 
-    def begin(self, config: Mapping[str, Any], *, resume: bool) -> None:
-        """Make the folder ready for a run of this configuration.
+    def begin(self, config: Mapping[str, Any], *, resume: bool) -> bool:
+        """Make the folder ready for a run of this configuration; True if it is finished already.
 
         A finished run that stands here is replaced, unless it is to be resumed; an unfinished one is
-        never thrown away.
+        never thrown away. To resume a finished run with more trials makes it longer.
 
         Raises
         ------
@@ -83,6 +79,9 @@ class RunFolder:
         if resume:
             if saved is not None:
                 _check_same(saved, config, self.path)
+                if self.finished and saved["settings"] == json.loads(to_json(config))["settings"]:
+                    return True
+            (self.path / "result.json").unlink(missing_ok=True)
         elif unfinished:
             raise UsageError(
                 f"{self.path} holds an unfinished run; go on with it by --resume, or remove the "
@@ -92,8 +91,8 @@ class RunFolder:
             self._clear()
         self.checkpoints.mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
-        if saved is None or not resume:
-            self._write("config.json", to_json(config))
+        self._write("config.json", to_json(config))
+        return False
 
     def load_result(self) -> dict[str, Any]:
         """The content of result.json."""

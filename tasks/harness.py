@@ -31,8 +31,12 @@ with a `TASK` in this folder is found by itself: nothing has to be registered.
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,13 +49,20 @@ if TYPE_CHECKING:
     from tasks.work import Work
 
 __all__ = [
-    "Level", "Metric", "Row", "Run", "Settings", "Task", "Trial",
+    "Level", "Metric", "Row", "Run", "Settings", "Task", "Trial", "UsageError",
     "at_least", "at_most", "median_of", "success_rate", "wilson", "wilson_tolerance", "within",
 ]
 
 Source = Literal["document", "upstream", "paper", "computed"]
 """Where a target comes from: printed in the `document`; `upstream`, the original that the document
 retells; the `paper` of 1997; or `computed` from the definition of the task."""
+
+
+class UsageError(Exception):
+    """Something the user asked for cannot be done; the message is one line and says what to do.
+
+    The command line prints it and exits with code 2.
+    """
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,22 @@ class Settings:
     def names(cls) -> list[str]:
         """The names of all settings, in order."""
         return [f.name for f in fields(cls)]
+
+    @classmethod
+    def describe(cls) -> dict[str, str]:
+        """Each setting's name and the string that stands under it in the source, in order."""
+        about = dict.fromkeys(cls.names(), "")
+        for owner in reversed(cls.__mro__[:-1]):
+            [tree] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+            assert isinstance(tree, ast.ClassDef)
+            for statement, below in itertools.pairwise(tree.body):
+                match statement, below:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=name)),
+                        ast.Expr(value=ast.Constant(value=str(text))),
+                    ):
+                        about[name] = " ".join(text.split())
+        return about
 
 
 @dataclass(frozen=True)

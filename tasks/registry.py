@@ -8,8 +8,7 @@ import importlib
 import pkgutil
 
 import tasks
-from tasks.folder import UsageError
-from tasks.harness import Task
+from tasks.harness import Task, UsageError
 
 DOCUMENTS = {
     "000": "A hand-worked LSTM, and an LSTM that turns a sine into a cosine",

@@ -21,17 +21,10 @@ from typing import Any, Protocol
 import numpy as np
 
 import microtensor as mt
-from tasks import registry
-from tasks.folder import RunFolder, UnitResult, UsageError, configuration, row_to_dict
-from tasks.harness import Metric, Row, Run, Task, Trial
+from tasks import BLAS_THREADS, registry
+from tasks.folder import RunFolder, UnitResult, configuration, row_to_dict
+from tasks.harness import Metric, Row, Run, Task, Trial, UsageError
 from tasks.work import Hooks, Interrupted, Work
-
-BLAS_THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-)
-"""One thread for each process: these matrices are small, and a sum split over threads is a sum in
-another order. Set before NumPy is imported; whoever sets one of them otherwise is obeyed."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -106,7 +99,8 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
         raise UsageError(f"--live: {task.name} has no live picture; leave --live out")
     folder = RunFolder(options.folder)
     config = configuration(task, settings, options.preset, options.seed, options.backend)
-    folder.begin(config, resume=options.resume)
+    if folder.begin(config, resume=options.resume):
+        return folder.load_result()
     started = time.perf_counter()
     results = _run_units(task, settings, options, folder, progress)
     run = Run(

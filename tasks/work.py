@@ -90,12 +90,14 @@ class Work:
         Raises
         ------
         ValueError
-            No trial was named in a stack of several.
+            No block was given, or no trial was named in a stack of several.
         """
         if trial is None:
             if len(self.trials) != 1:
                 raise ValueError(f"say which trial of {self.trials}: generator(..., trial=...)")
             trial = self.trials[0]
+        if not block:
+            raise ValueError("say what the numbers are for: generator('weights'), ('data', 3) ...")
         # Each part of the block is two words, its kind and its value: 7 and "7" are different keys,
         # and so are ("a", 1) and ("a",), though SeedSequence pads with zeros.
         words = [part for item in block for part in _words(item)]
