@@ -1,0 +1,96 @@
+"""Every page of documentation is true: its code runs, prints what is shown, and its links lead on."""
+
+import re
+
+import pytest
+from snippets import ROOT, SnippetError, check_page, updated
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_snippets_run_and_print_what_the_page_shows(name):
+    check_page((ROOT / name).read_text(encoding="utf-8"), name)
+
+
+def test_the_readme_has_a_tour_that_is_run():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert check_page(page, "README.md") >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_into_the_project_lead_somewhere(name):
+    page = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", page)
+    inner = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    for target in inner:
+        path, _, anchor = target.partition("#")
+        file = ((ROOT / name).parent / path) if path else ROOT / name
+        assert file.exists(), f"{name} links to {target}, which does not exist"
+        if anchor and file.suffix == ".md":
+            text = file.read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ +(.*)$", text, flags=re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{name} links to {target}, which has no such heading"
+
+
+# -- the runner itself: it would notice ---------------------------------------------------------
+
+PAGE = """Some words.
+
+```python
+import math
+x = 2
+```
+
+```python
+print(x * 3)
+```
+
+```text
+6
+```
+"""
+
+
+def test_a_page_that_is_right_passes():
+    assert check_page(PAGE, "page.md") == 2
+
+
+def test_blocks_share_a_namespace_but_pages_do_not():
+    check_page("```python\nonly_here = 1\n```\n", "first.md")
+    with pytest.raises(SnippetError, match=r"second\.md:2: NameError"):
+        check_page("```python\nonly_here\n```\n", "second.md")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (("\n6\n", "\n7\n"), r"page\.md:13: the code of line 9 prints something else:(.|\n)*-7\n"),
+        (("x * 3", "x / 0"), r"page\.md:9: ZeroDivisionError"),
+        (("x * 3", "x *"), r"page\.md:9: invalid syntax"),
+        (("```text\n6\n```\n", ""), r"page\.md:9: this block prints, but"),
+        (("```text", "Words.\n\n```output"), r"page\.md:14: no Python block stands right above"),
+        (("\n6\n```\n", "\n6\n"), r"page\.md:12: this block is never closed"),
+        (("print(x * 3)", ">>> x * 3"), r"page\.md:9: write plain code"),
+        (("```python\nprint", "```python file=nosuch.py\nprint"), r"page\.md:9: there is no file"),
+    ],
+)
+def test_a_page_that_is_wrong_is_told_where(fault, message):
+    assert fault[0] in PAGE
+    with pytest.raises(SnippetError, match=message):
+        check_page(PAGE.replace(*fault), "page.md")
+
+
+def test_a_quotation_must_stand_in_its_file():
+    quote = "```python file=tests/test_docs.py\n{}\n```\n"
+    body = "file = ((ROOT / name).parent / path) if path else ROOT / name"
+    check_page(quote.format(body), "page.md")
+    with pytest.raises(SnippetError, match="do not stand like this"):
+        check_page(quote.format(body.replace("path else", "name else")), "page.md")
+
+
+def test_update_writes_the_present_output():
+    wrong = PAGE.replace("\n6\n", "\n7\nold\n")
+    assert updated(wrong, "page.md") == PAGE
