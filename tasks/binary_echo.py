@@ -26,11 +26,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import microtensor as mt
-from models.binary_echo import BUILDS, EchoLayer, initial_weights
+from models.binary_echo import BUILDS, initial_weights
 from tasks import plots
 from tasks.harness import (
-    Level, Row, Run, Settings, Task, Trial, at_most, median_of, within,
-)  # fmt: skip
+    Level,
+    Row,
+    Run,
+    Settings,
+    Task,
+    Trial,
+    at_most,
+    median_of,
+    within,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +162,7 @@ class EchoSettings(Settings):
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.symbols < 10 * self.batch:
             raise ValueError(
-                f"symbols must be at least ten for each of the {self.batch} stretches of the batch; "
+                f"symbols must be at least ten for each of the {self.batch} stretches; "
                 f"got {self.symbols}"
             )
 
@@ -235,19 +243,33 @@ def rows(run: Run) -> list[Row]:
         return run.values("cross_entropy", shape.name)
 
     table = [
-        Row(f"cross-entropy of the best predictor, {level.name}", level.value, target=printed,
-            source="document", tolerance=within(printed, 0.005), unit="nats",
-            note="Computed from the definition; the document prints two digits.")
+        Row(
+            f"cross-entropy of the best predictor, {level.name}",
+            level.value,
+            target=printed,
+            source="document",
+            tolerance=within(printed, 0.005),
+            unit="nats",
+            note="Computed from the definition; the document prints two digits.",
+        )
         for level, printed in zip(LADDER, (0.66, 0.52, 0.45), strict=True)
-    ]  # fmt: skip
+    ]
     targets = {
         (5, 4): (ONLY_3, "document", within(ONLY_3, 0.006), "The window teaches t-3, never t-8."),
-        (10, 16): (BOTH, "document", at_most(0.465),
-                   "Two of ten positions teach t-8; 0.46 after 5 epochs, still falling."),
-        (1, 4): ((NOTHING + ONLY_3) / 2, "upstream", (0.55, 0.64),
-                 "Upstream shows a curve between the two levels; the target is their middle. No "
-                 "gradient crosses a step, and yet the state happens to hold some of the past."),
-    }  # fmt: skip
+        (10, 16): (
+            BOTH,
+            "document",
+            at_most(0.465),
+            "Two of ten positions teach t-8; 0.46 after 5 epochs, still falling.",
+        ),
+        (1, 4): (
+            (NOTHING + ONLY_3) / 2,
+            "upstream",
+            (0.55, 0.64),
+            "Upstream shows a curve between the two levels; the target is their middle. No "
+            "gradient crosses a step, and yet the state happens to hold some of the past.",
+        ),
+    }
     plain = [shape for shape in known.values() if shape.dtype == "float32"]
     for shape in plain:
         name = f"cross-entropy, {shape.title}, last {RECENT} updates"
@@ -255,22 +277,50 @@ def rows(run: Run) -> list[Row]:
         if (shape.steps, shape.units) in targets:
             target, source, tolerance, note = targets[shape.steps, shape.units]
             verdict: dict[str, Any] = {"target": target, "source": source, "tolerance": tolerance}
-            table.append(Row(name, **found, **(verdict if teaches else {}), levels=LADDER,
-                             unit="nats", note=note))  # fmt: skip
+            table.append(
+                Row(
+                    name,
+                    **found,
+                    **(verdict if teaches else {}),
+                    levels=LADDER,
+                    unit="nats",
+                    note=note,
+                )
+            )
         else:
-            table.append(Row(name, **found, levels=LADDER, unit="nats",
-                             note="Not in the document: tells window from state."))  # fmt: skip
+            table.append(
+                Row(
+                    name,
+                    **found,
+                    levels=LADDER,
+                    unit="nats",
+                    note="Not in the document: tells window from state.",
+                )
+            )
     for units, printed in ((4, 38), (16, 338)):
         shape = next(shape for shape in plain if shape.units == units)
         [count] = set(run.values("parameters", shape.name))
-        table.append(Row(f"parameters, {units} units", count, target=printed, source="computed",
-                         tolerance=within(printed, 0)))  # fmt: skip
+        table.append(
+            Row(
+                f"parameters, {units} units",
+                count,
+                target=printed,
+                source="computed",
+                tolerance=within(printed, 0),
+            )
+        )
     if run.settings.builds:
         table.append(
-            Row("largest difference between the curves of the three builds", _builds_differ(run),
-                target=0.0, source="document", tolerance=at_most(1e-6), unit="nats",
-                note="By hand, statically unrolled and as a layer, loss by loss, in float64.")
-        )  # fmt: skip
+            Row(
+                "largest difference between the curves of the three builds",
+                _builds_differ(run),
+                target=0.0,
+                source="document",
+                tolerance=at_most(1e-6),
+                unit="nats",
+                note="By hand, statically unrolled and as a layer, loss by loss, in float64.",
+            )
+        )
     return table
 
 
@@ -334,15 +384,16 @@ TASK = Task(
     documents=("001",),
     title="how far back a network learns to listen: a noisy echo of bits 3 and 8 steps ago",
     claim=(
-        "Document 001 (after r2rt's \"RNNs in TensorFlow I\") trains a small recurrent network on a "
+        "Document 001 (after r2rt's RNNs in TensorFlow I) trains a small recurrent network on a "
         "stream of bits and an echo that depends on the bits of three and of eight steps ago. The "
         "cross-entropy tells what is learnt: 0.66 nothing, 0.52 the nearer dependency, 0.45 both. "
         "With windows of 5 steps and 4 units it learns the nearer one, with 10 steps and 16 units "
         "both; replacing the hand-written cell by the framework's changes nothing.\n\n"
         "Accuracy would tell nothing: 0.75 is best with one dependency or with both.\n\n"
-        "Corrections. The original's X[i - 3] and X[i - 8] wrap around for the first eight symbols; "
-        "here eight more are drawn. Its first printed mean adds 101 losses and divides by 100. The "
-        "formula in the text puts the bias outside the tanh, the code, rebuilt here, inside."
+        "Corrections. The original's X[i - 3] and X[i - 8] wrap around for the first eight "
+        "symbols; here eight more are drawn. Its first printed mean adds 101 losses and divides by "
+        "100. The formula in the text puts the bias outside the tanh, the code, rebuilt here, "
+        "inside."
     ),
     equations=(
         "P(Y_t = 1) = 0.5 + 0.5 X_(t-3) - 0.25 X_(t-8)\n"

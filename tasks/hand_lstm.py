@@ -101,7 +101,7 @@ class Flow(NamedTuple):
 
 def multiply_again_and_again(w: float, steps: int) -> Flow:
     """Unroll `y_t = w y_(t-1) + x_t` over the input 1, 0, 0, … and walk back, by the engine."""
-    weight = mt.tensor(np.float64(w), requires_grad=True)
+    weight = mt.tensor(w, dtype="float64", requires_grad=True)
     xs = mt.tensor(np.eye(1, steps)[0], requires_grad=True)
     y, *rest = mt.unstack(xs)
     for x in rest:
@@ -111,7 +111,7 @@ def multiply_again_and_again(w: float, steps: int) -> Flow:
 
 
 def gradient_in_the_cell(steps: int) -> np.ndarray:
-    """d c_T / d c_t for t = 1 … T in the hand-set cell at rest: x = 0, its forget gate at +10."""
+    """Derivatives of c_T by c_t, t = 1 … T, in the cell at rest: x = 0, forget gate at +10."""
     model = HandLSTM()
     start = mt.zeros((), dtype="float64", requires_grad=True)
     memories = [step.memory for step in model(mt.zeros((steps - 1, 3), dtype="float64"), start)]
@@ -123,6 +123,8 @@ def gradient_in_the_cell(steps: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class HandSettings(Settings):
+    """There is little to set: the weights are given."""
+
     trials: int = 1
     """Nothing is random here, so one trial says it all."""
     steps: int = 1000
@@ -139,10 +141,14 @@ def train(work: Work) -> list[Trial]:
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     model = HandLSTM()
-    for name, xs, outputs in (("five", FIVE_STEPS, FIVE_OUTPUTS), ("nine", NINE_STEPS, NINE_OUTPUTS)):
+    for name, xs, outputs in (
+        ("five", FIVE_STEPS, FIVE_OUTPUTS),
+        ("nine", NINE_STEPS, NINE_OUTPUTS),
+    ):
         steps = model(mt.tensor(np.array(xs, "float64")))
-        gates = np.array([[s.input_gate.item(), s.forget_gate.item(), s.output_gate.item()]
-                          for s in steps])  # fmt: skip
+        gates = np.array(
+            [[s.input_gate.item(), s.forget_gate.item(), s.output_gate.item()] for s in steps]
+        )
         memory = np.array([s.memory.item() for s in steps])
         output = np.array([s.output.item() for s in steps])
         exact = np.array([[float(v) for v in step] for step in exact_steps(xs)])
@@ -179,8 +185,8 @@ def train(work: Work) -> list[Trial]:
 
 
 def _gradient_through_a_wipe(model: HandLSTM) -> float:
-    """d c'/d c at the document's fifth step, whose forget gate is closed."""
-    memory = mt.tensor(np.float64(7.0), requires_grad=True)
+    """Derivative of c' by c at the document's fifth step, whose forget gate is closed."""
+    memory = mt.tensor(7.0, dtype="float64", requires_grad=True)
     wiped = model.step(mt.tensor(np.array(FIVE_STEPS[-1], "float64")), memory).memory
     [gradient] = mt.grad(wiped, [memory])
     return gradient.item()
@@ -202,66 +208,121 @@ def rows(run: Run) -> list[Row]:
             _error(f"{steps}: largest error of a gate", v[f"{name}_gate_error"]),
             _error(f"{steps}: largest error of the memory", v[f"{name}_memory_error"]),
             _error(f"{steps}: largest error of an output", v[f"{name}_output_error"]),
-            Row(f"{steps}: outputs that round to the printed ones", v[f"{name}_outputs_right"],
-                target=len(xs), source=source, tolerance=within(len(xs), 0)),
-        ]  # fmt: skip
+            Row(
+                f"{steps}: outputs that round to the printed ones",
+                v[f"{name}_outputs_right"],
+                target=len(xs),
+                source=source,
+                tolerance=within(len(xs), 0),
+            ),
+        ]
     table.append(
-        Row("9 steps: memories before a step that round to the printed ones",
-            v["nine_memories_right"], target=9, source="upstream", tolerance=within(9, 0))
-    )  # fmt: skip
+        Row(
+            "9 steps: memories before a step that round to the printed ones",
+            v["nine_memories_right"],
+            target=9,
+            source="upstream",
+            tolerance=within(9, 0),
+        )
+    )
     table.append(
-        Row("first step: logits equal to the printed 3, 90, -10, 110", v["first_logits_right"],
-            target=4, source="document", tolerance=within(4, 0),
+        Row(
+            "first step: logits equal to the printed 3, 90, -10, 110",
+            v["first_logits_right"],
+            target=4,
+            source="document",
+            tolerance=within(4, 0),
             note="The document lists them in the order z, input, output, forget; ours are "
-                 "z = 3, input 90, forget 110, output -10.")
-    )  # fmt: skip
+            "z = 3, input 90, forget 110, output -10.",
+        )
+    )
     kept = Level("had the memory been kept", float(exact_steps(FIVE_STEPS)[3].memory))
     wipe = exact_steps(FIVE_STEPS)[-1]
     table += [
-        Row("memory after the forget gate has closed", v["wiped_memory"],
-            target=float(wipe.memory), source="computed", tolerance=within(float(wipe.memory), 1e-12),
-            levels=(kept,), note="The memory was 7."),
-        Row("gradient that passes the closed forget gate", v["wiped_gradient"],
-            target=float(wipe.forget_gate), source="computed",
+        Row(
+            "memory after the forget gate has closed",
+            v["wiped_memory"],
+            target=float(wipe.memory),
+            source="computed",
+            tolerance=within(float(wipe.memory), 1e-12),
+            levels=(kept,),
+            note="The memory was 7.",
+        ),
+        Row(
+            "gradient that passes the closed forget gate",
+            v["wiped_gradient"],
+            target=float(wipe.forget_gate),
+            source="computed",
             tolerance=within(float(wipe.forget_gate), 1e-12),
             levels=(Level("an open gate", 1.0),),
-            note="What is forgotten receives no blame."),
-    ]  # fmt: skip
+            note="What is forgotten receives no blame.",
+        ),
+    ]
     exponent = run.settings.steps - 1
     unchanged = (Level("w = 1", 1.0),)
     for name, base in (("decay", "0.99"), ("growth", "1.01")):
         power, slope = exact_power(base, exponent)
         table += [
             _relative(f"{base}^{exponent}", v[f"{name}_output"], power, unchanged),
-            _relative(f"gradient of {base}^{exponent} by the weight", v[f"{name}_gradient"], slope,
-                      (Level("w = 1", float(exponent)),)),
-        ]  # fmt: skip
+            _relative(
+                f"gradient of {base}^{exponent} by the weight",
+                v[f"{name}_gradient"],
+                slope,
+                (Level("w = 1", float(exponent)),),
+            ),
+        ]
     table.append(
-        _relative(f"gradient left after {exponent} steps in the memory cell", v["cell_gradient"],
-                  exact_sigmoid_power(10, exponent), unchanged)
-    )  # fmt: skip
+        _relative(
+            f"gradient left after {exponent} steps in the memory cell",
+            v["cell_gradient"],
+            exact_sigmoid_power(10, exponent),
+            unchanged,
+        )
+    )
     rnn = v["rnn_parameters"]
     for name, factor, note in (
         ("lstm", 4, f"{v['lstm_parameters']} to {rnn}: four gates, each as large as the RNN."),
-        ("gru", 3, f"{v['gru_parameters']} to {rnn}. With the reset gate before the recurrent "
-                   f"product {v['gru_reset_before_parameters']}; with PyTorch's two biases "
-                   f"{v['gru_two_biases_parameters']}."),
-    ):  # fmt: skip
+        (
+            "gru",
+            3,
+            f"{v['gru_parameters']} to {rnn}. With the reset gate before the recurrent "
+            f"product {v['gru_reset_before_parameters']}; with PyTorch's two biases "
+            f"{v['gru_two_biases_parameters']}.",
+        ),
+    ):
         table.append(
-            Row(f"parameters, {name.upper()} : RNN", v[f"{name}_parameters"] / rnn, target=factor,
-                source="document", tolerance=within(factor, 0), note=note)
-        )  # fmt: skip
+            Row(
+                f"parameters, {name.upper()} : RNN",
+                v[f"{name}_parameters"] / rnn,
+                target=factor,
+                source="document",
+                tolerance=within(factor, 0),
+                note=note,
+            )
+        )
     return table
 
 
 def _error(name: str, value: float) -> Row:
-    return Row(name, value, target=0.0, source="computed", tolerance=at_most(1e-10),
-               note="Against 60-digit decimal arithmetic.")  # fmt: skip
+    return Row(
+        name,
+        value,
+        target=0.0,
+        source="computed",
+        tolerance=at_most(1e-10),
+        note="Against 60-digit decimal arithmetic.",
+    )
 
 
 def _relative(name: str, value: float, target: float, levels: tuple[Level, ...]) -> Row:
-    return Row(name, value, target=target, source="computed",
-               tolerance=within(target, 1e-10 * abs(target)), levels=levels)  # fmt: skip
+    return Row(
+        name,
+        value,
+        target=target,
+        source="computed",
+        tolerance=within(target, 1e-10 * abs(target)),
+        levels=levels,
+    )
 
 
 def printout(run: Run) -> str:
@@ -272,9 +333,12 @@ def printout(run: Run) -> str:
         lines.append(f"{len(xs)} steps        logits: z  input  forget  output      memory       y")
         before = 0.0
         for x, logits, memory, output in zip(
-            xs, trial.arrays[f"{name}_logits"], trial.arrays[f"{name}_memory"],
-            trial.arrays[f"{name}_output"], strict=True,
-        ):  # fmt: skip
+            xs,
+            trial.arrays[f"{name}_logits"],
+            trial.arrays[f"{name}_memory"],
+            trial.arrays[f"{name}_output"],
+            strict=True,
+        ):
             z, i, f, o = logits
             spoken = f"x = ({x[0]}, {x[1]:2d}, {x[2]})"
             lines.append(
@@ -300,8 +364,14 @@ def _trace_figure(trial: Trial) -> Figure:
     )
     steps = np.arange(1, len(NINE_STEPS) + 1)
     rows_ = np.concatenate([np.array(NINE_STEPS).T, trial.arrays["nine_gates"].T])
-    names = ["x1 (value)", "x2 (write / wipe)", "x3 (speak)", "input gate", "forget gate",
-             "output gate"]  # fmt: skip
+    names = [
+        "x1 (value)",
+        "x2 (write / wipe)",
+        "x3 (speak)",
+        "input gate",
+        "forget gate",
+        "output gate",
+    ]
     above.grid(False)
     for line, values in enumerate(rows_):
         is_gate = line >= 3
@@ -309,16 +379,28 @@ def _trace_figure(trial: Trial) -> Figure:
             if is_gate:
                 above.add_patch(_square(step, line, value))
             above.text(
-                step, line, f"{value:.0f}", ha="center", va="center", fontsize=9,
+                step,
+                line,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=9,
                 color="white" if is_gate and value > 0.5 else "0.2",
-            )  # fmt: skip
+            )
     above.set_yticks(range(6), names)
     above.set_ylim(5.6, -0.6)
     above.axhline(2.5, color="0.6", linewidth=0.8)
     above.set_title("Nine steps of the hand-set LSTM (filled: gate open)")
     below.bar(steps - 0.2, trial.arrays["nine_memory"], 0.38, label="memory c after the step")
-    below.bar(steps + 0.2, trial.arrays["nine_output"], 0.38, label="output y",
-              color=plots.PALETTE[1], hatch="//", edgecolor="white")  # fmt: skip
+    below.bar(
+        steps + 0.2,
+        trial.arrays["nine_output"],
+        0.38,
+        label="output y",
+        color=plots.PALETTE[1],
+        hatch="//",
+        edgecolor="white",
+    )
     below.set_xticks(steps)
     below.set_xlabel("step")
     below.set_ylabel("value")
@@ -346,10 +428,15 @@ def _flow_figure(trial: Trial) -> Figure:
         lag = np.arange(len(flow))[::-1]
         axes.semilogy(lag, flow, style, color=plots.PALETTE[index], linewidth=2)
         axes.annotate(
-            f"{label}\n{flow[0]:.3g} after {lag[0]} steps", xy=(lag[0], flow[0]),
-            xytext=(-6, -6 if index == 0 else 8), textcoords="offset points", ha="right",
-            va="top" if index == 0 else "bottom", fontsize=9, color=plots.PALETTE[index],
-        )  # fmt: skip
+            f"{label}\n{flow[0]:.3g} after {lag[0]} steps",
+            xy=(lag[0], flow[0]),
+            xytext=(-6, -6 if index == 0 else 8),
+            textcoords="offset points",
+            ha="right",
+            va="top" if index == 0 else "bottom",
+            fontsize=9,
+            color=plots.PALETTE[index],
+        )
     axes.set_xlabel("steps back in time")
     axes.set_ylabel("gradient of the last value by the earlier one")
     axes.set_title("What a thousand multiplications leave of a gradient")
@@ -377,7 +464,7 @@ TASK = Task(
         "y_t = w y_(t-1) + x_t,  x = 1, 0, 0, ...:  y_T = w^(T-1),  dy_T/dw = (T-1) w^(T-2)"
     ),
     look_for=(
-        "nine_steps.png: the memory changes only where x2 is not 0, and is heard only where x3 = 1. "
+        "nine_steps.png: the memory changes only where x2 is not 0, is heard only where x3 = 1. "
         "gradient_flow.png: on the logarithmic scale a constant factor is a straight line; only "
         "the cell's stays at the top."
     ),
