@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from . import backend as backends
-from .tensor import Tensor
+from microtensor import backend as backends
+from microtensor.tensor import Tensor
 
 __all__ = ["LoadError", "SavedTensors", "load", "save"]
 
@@ -169,7 +169,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None) -> SavedTe
 
 
 def _host_arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every value as a contiguous little-endian NumPy array of a type that the format has."""
+    """Every value as a contiguous NumPy array of a type that the format has."""
     arrays = {}
     for name, value in tensors.items():
         _check_name(name, "a tensor's name")
@@ -187,12 +187,12 @@ def _host_arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 "convert it with .astype(...) to a boolean, integer or float type first"
             )
         # asarray, not ascontiguousarray: that one turns a 0-d array into one of shape (1,).
-        arrays[name] = np.asarray(host, dtype=host.dtype.newbyteorder("<"), order="C")
+        arrays[name] = np.asarray(host, order="C")
     return arrays
 
 
 def _encode(arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
-    """The whole file. The library lays it out; its header is then sorted, and the checksum added."""
+    """The whole file: the library lays it out, then its header is sorted and the checksum added."""
     from safetensors.numpy import save as lay_out
 
     texts, as_json = {}, []
@@ -216,7 +216,7 @@ def _encode(arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` if JSON can say it and give it back (but for tuples), else an error that says where."""
+    """`value` if JSON can say it and give it back (tuples as lists); an error that says where."""
     match value:
         case None | bool() | int():
             return value
@@ -348,5 +348,5 @@ def _json(value: Any) -> str:
 
 
 def _checksum(header: dict[str, Any], payload: memoryview) -> str:
-    """CRC-32 over the header without the checksum itself, then over all numbers; eight hex digits."""
+    """CRC-32 of the header without the checksum itself, then of all numbers; eight hex digits."""
     return f"{zlib.crc32(payload, zlib.crc32(_json(header).encode())):08x}"

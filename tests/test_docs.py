@@ -1,4 +1,4 @@
-"""Every page of documentation is true: its code runs, prints what is shown, and its links lead on."""
+"""Every page of documentation is true: its code prints what is shown, and its links lead on."""
 
 import re
 

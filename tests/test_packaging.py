@@ -190,7 +190,12 @@ def test_no_file_names_what_only_one_machine_has():
 
 
 def test_what_must_not_be_named_would_be_found():
-    bad = ["open('/" + "tmp/x')", "../" + "shared/data", "see shar" + "ed/notes", "import " + "pickle"]
+    bad = [
+        "open('/" + "tmp/x')",
+        "../" + "shared/data",
+        "see shar" + "ed/notes",
+        "import " + "pickle",
+    ]
     for line in bad:
         assert any(re.search(pattern, line) for pattern in FORBIDDEN.values()), line
     for line in ["a/work/b", "https://host/home/page", "shared / 2", "the shared weights"]:

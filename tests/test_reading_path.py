@@ -22,6 +22,10 @@ CORE = ["engine.py", "tensor.py", "ops/elementwise.py"]
 # A file imports only what stands above it here; a folder is one entry, without circles inside.
 ORDER = [
     "backend.py",
+    "modes.py",
+    "guards.py",
+    "indexed.py",
+    "declaration.py",
     "engine.py",
     "ops",
     "tensor.py",
