@@ -22,7 +22,7 @@ from tasks import registry, report
 from tasks.console import ProgressBar, say, show_rows
 from tasks.folder import to_json
 from tasks.harness import Task, UsageError
-from tasks.runner import Options, Stopped, run_task
+from tasks.runner import Options, Stopped, check, run_task
 from tasks.settings import split_settings, with_settings
 
 EPILOG = """\
@@ -34,6 +34,10 @@ examples:
   python -m tasks run sin_cos --trials 3 --learning-rate 0.01 --out runs/faster
   python -m tasks report runs                       the table, published against ours, as Markdown
 """
+
+
+EXTRA = ("tyro", "rich", "matplotlib", "pooch", "tensorboardX")
+"""What the extra `tasks` brings, by the names they are imported under."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(given)
     except UsageError as error:
         say(f"tasks: {' '.join(str(error).split())}")
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        say(f"tasks: this needs {error.name}, which is not installed; the experiments' extra brings "
+            "it: python -m pip install -e '.[tasks]'")
         return 2
     except mt.LoadError as error:
         say(f"tasks: {error}; remove that file to go on without it")
@@ -139,24 +149,22 @@ def _run(
     chosen: list[Task], options: argparse.Namespace, settings: list[tuple[str, list[str]]]
 ) -> int:
     _check_options(options)
-    # Everything is checked before anything runs: a slip in the last name costs no waiting.
-    planned = list(zip(chosen, with_settings(
-        chosen, options.preset, settings, trials=options.trials
-    ), strict=True))
+    planned = [
+        (task, own, _how(task, options)) for task, own in zip(
+            chosen, with_settings(chosen, options.preset, settings, trials=options.trials),
+            strict=True,
+        )
+    ]
+    for plan in planned:  # all of them before the first runs: a slip in the last costs no waiting
+        check(*plan)
     missed = 0
-    for task, own in planned:
+    for task, own, how in planned:
         say(f"{task.name}, preset {options.preset} (about {task.durations[options.preset]} "
             f"on two cores): {task.title}")
-        result = _run_one(task, own, options)
-        show_rows(result)
-        if result["printout"]:
-            say(textwrap.indent(result["printout"].rstrip(), "  "))
-        failed = [row["name"] for row in result["rows"] if row["ok"] is False]
-        missed += len(failed)
-        if options.preset == "quick":
-            say("  Preset quick proves that everything is wired up, and nothing more.")
-        say(f"  {result['seconds']:.1f} s; everything is in {_folder(task, options)}"
-            + (f", figures {', '.join(result['figures'])}" if result["figures"] else "") + "\n")
+        with ProgressBar(task.name) as progress:
+            result = run_task(task, own, how, progress)
+        _tell(result, how)
+        missed += sum(row["ok"] is False for row in result["rows"])
         if options.json:
             print(to_json(report.summary(result), indent=None), flush=True)
     if missed:
@@ -164,22 +172,26 @@ def _run(
     return 1 if missed and options.check else 0
 
 
-def _run_one(task: Task, settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _tell(result: dict[str, Any], how: Options) -> None:
+    show_rows(result)
+    if result["printout"]:
+        say(textwrap.indent(result["printout"].rstrip(), "  "))
+    if how.preset == "quick":
+        say("  Preset quick proves that everything is wired up, and nothing more.")
+    figures = f", figures {', '.join(result['figures'])}" if result["figures"] else ""
+    say(f"  {result['seconds']:.1f} s; everything is in {how.folder}{figures}\n")
+
+
+def _how(task: Task, options: argparse.Namespace) -> Options:
     jobs = options.jobs
     if jobs is None:
         jobs = 1 if options.live or options.backend == "cupy" else _cores()
-    how = Options(
-        folder=_folder(task, options), preset=options.preset, seed=options.seed,
-        backend=options.backend, jobs=jobs, cluster=options.cluster, data=options.data,
-        resume=options.resume, plots=not options.no_plots, tensorboard=options.tensorboard,
-        live=options.live, save_every=options.save_every,
+    return Options(
+        folder=Path(options.out) / f"{task.name}-{options.preset}", preset=options.preset,
+        seed=options.seed, backend=options.backend, jobs=jobs, cluster=options.cluster,
+        data=options.data, resume=options.resume, plots=not options.no_plots,
+        tensorboard=options.tensorboard, live=options.live, save_every=options.save_every,
     )
-    with ProgressBar(task.name) as progress:
-        return run_task(task, settings, how, progress)
-
-
-def _folder(task: Task, options: argparse.Namespace) -> Path:
-    return Path(options.out) / f"{task.name}-{options.preset}"
 
 
 def _cores() -> int:

@@ -61,11 +61,8 @@ class RunFolder:
         """Whether a run has ended here."""
         return (self.path / "result.json").exists()
 
-    def begin(self, config: Mapping[str, Any], *, resume: bool) -> bool:
-        """Make the folder ready for a run of this configuration; True if it is finished already.
-
-        A finished run that stands here is replaced, unless it is to be resumed; an unfinished one is
-        never thrown away. To resume a finished run with more trials makes it longer.
+    def check(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Refuse what `begin` could not do, before anything has been changed.
 
         Raises
         ------
@@ -75,20 +72,33 @@ class RunFolder:
         """
         self._make_writable()
         saved = self._read_config()
-        unfinished = not self.finished and any(self.checkpoints.glob("*.safetensors"))
         if resume:
             if saved is not None:
                 _check_same(saved, config, self.path)
-                if self.finished and saved["settings"] == json.loads(to_json(config))["settings"]:
-                    return True
-            (self.path / "result.json").unlink(missing_ok=True)
-        elif unfinished:
+        elif not self.finished and any(self.checkpoints.glob("*.safetensors")):
             raise UsageError(
                 f"{self.path} holds an unfinished run; go on with it by --resume, or remove the "
                 "folder or name another --out to start afresh"
             )
-        else:
+
+    def begin(self, config: Mapping[str, Any], *, resume: bool) -> bool:
+        """Make the folder ready for a run of this configuration; True if it is finished already.
+
+        A finished run that stands here is replaced, unless it is to be resumed; an unfinished one is
+        never thrown away. To resume a finished run with more trials makes it longer.
+
+        Raises
+        ------
+        UsageError
+            As `check`.
+        """
+        self.check(config, resume=resume)
+        saved = self._read_config()
+        if not resume:
             self._clear()
+        elif self.finished and saved and saved["settings"] == _plain(config)["settings"]:
+            return True
+        (self.path / "result.json").unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
         self._write("config.json", to_json(config))
@@ -268,8 +278,13 @@ def _strict(value: Any) -> Any:
     return value
 
 
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As it reads back from config.json: tuples are lists."""
+    return dict(json.loads(to_json(config)))
+
+
 def _check_same(saved: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    now = json.loads(to_json(config))
+    now = _plain(config)
     different = []
     for name in ("task", "preset", "seed", "backend"):
         if saved.get(name) != now[name]:

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -94,9 +95,7 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
     Stopped
         Interrupted; `--resume` goes on from here.
     """
-    _check_backend(options.backend)
-    if options.live and task.live is None:
-        raise UsageError(f"--live: {task.name} has no live picture; leave --live out")
+    check(task, settings, options)
     folder = RunFolder(options.folder)
     config = configuration(task, settings, options.preset, options.seed, options.backend)
     if folder.begin(config, resume=options.resume):
@@ -139,15 +138,29 @@ def _check_rows(task: Task, rows: list[Row]) -> None:
         raise ValueError(f"{task.name}: rows need distinct names and there must be one; got {names}")
 
 
-def _check_backend(name: str) -> None:
-    if not mt.backend_available(name):
+def check(task: Task, settings: Any, options: Options) -> None:
+    """Refuse what cannot be run, before anything is.
+
+    Raises
+    ------
+    UsageError
+        The backend is missing, the folder cannot be used, or there is no live picture.
+    """
+    if not mt.backend_available(options.backend):
         raise UsageError(
-            f"--backend {name}: needs CuPy and an NVIDIA GPU, and one of them is missing here; "
-            "use --backend numpy"
+            f"--backend {options.backend} needs CuPy and an NVIDIA GPU, and one of them is missing "
+            "here; use --backend numpy"
         )
+    if options.live and task.live is None:
+        raise UsageError(f"--live: {task.name} has no live picture; leave --live out")
+    config = configuration(task, settings, options.preset, options.seed, options.backend)
+    RunFolder(options.folder).check(config, resume=options.resume)
 
 
 # -- one unit, here or in a worker -------------------------------------------------------------
+
+
+_one_unit = threading.Lock()
 
 
 def train_unit(unit: Unit, hooks: Hooks | None = None) -> UnitResult:
@@ -159,9 +172,10 @@ def train_unit(unit: Unit, hooks: Hooks | None = None) -> UnitResult:
         backend=unit.backend, data=unit.data, resume=unit.resume, save_every=unit.save_every,
         checkpoint=folder.checkpoint(unit.name) if folder else None, hooks=hooks or Hooks(),
     )
-    # Draws that no generator was named for still follow from the key alone.
-    mt.default_generator().manual_seed((unit.seed, unit.trials[0]))
-    with mt.use_backend(unit.backend):
+    # Draws that no generator was named for follow from the key, too. That generator is the process's
+    # own, and a Dask worker may run several threads: hence one unit at a time in a process.
+    with _one_unit, mt.use_backend(unit.backend):
+        mt.default_generator().manual_seed((unit.seed, unit.trials[0]))
         trials = task.train(work)
     if tuple(t.number for t in trials) != unit.trials:
         raise ValueError(
@@ -422,13 +436,8 @@ class _Board:
     """TensorBoard event files, one series a trial, under tensorboard/ in the run's folder."""
 
     def __init__(self, folder: RunFolder) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UsageError(
-                "--tensorboard needs tensorboardX: install the extra, python -m pip install "
-                "-e '.[tasks]'"
-            ) from None
+        from tensorboardX import SummaryWriter
+
         self._make, self._path = SummaryWriter, folder.path / "tensorboard"
         self._writers: dict[str, Any] = {}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,52 +68,43 @@ def with_settings(
     for name, _ in given:
         if name not in known and name.removeprefix("no_") not in known:
             raise UsageError(_unknown(name, tasks, known))
-    result = []
-    for task in tasks:
-        own = set(task.settings.names())
-        settings: Any = task.presets[preset]
-        for name, values in given:
-            if name in own or name.removeprefix("no_") in own:
-                settings = _parsed(task, settings, name, values)
-        if trials is not None:
-            settings = _replaced(task, settings, trials)
-        result.append(settings)
-    return result
+    return [
+        _replaced(task, task.presets[preset], given, {} if trials is None else {"trials": trials})
+        for task in tasks
+    ]
 
 
-def _parsed(task: Task, settings: Any, name: str, values: list[str]) -> Any:
-    """`settings` with one setting read by tyro from its words."""
+def _replaced(task: Task, preset: Any, given: Given, values: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(task.settings)
+    for name, words in given:
+        field = name if name in hints else name.removeprefix("no_")
+        if field in hints:
+            values[field] = _value(task, field, hints[field], name, words)
+    try:
+        return dataclasses.replace(preset, **values)
+    except ValueError as error:
+        raise UsageError(f"{task.name}: {error}") from error
+
+
+def _value(task: Task, field: str, hint: Any, name: str, words: list[str]) -> Any:
+    """One setting, read from its words by tyro as the type that it is declared with."""
     import tyro
 
     option = f"--{name.replace('_', '-')}"
-    words = [option, *values]
-    kind = _type_of(task, name.removeprefix("no_") if name not in task.settings.names() else name)
-    if kind == "bool" and [v.lower() for v in values] in (["true"], ["false"]):
-        words = [option if values[0].lower() == "true" else f"--no-{name.replace('_', '-')}"]
+    arguments = [option, *words]
+    holder = dataclasses.make_dataclass("Value", [(field, hint)])
+    if hint is bool:  # with a default tyro has --name and --no-name; --name False is also meant well
+        holder = dataclasses.make_dataclass("Value", [(field, hint, dataclasses.field(default=False))])
+        if name == field and [word.lower() for word in words] in (["true"], ["false"]):
+            arguments = [f"--{'no-' if words[0].lower() == 'false' else ''}{option[2:]}"]
     try:
-        return tyro.cli(
-            type(settings), default=settings, args=words, console_outputs=False,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
+        # tyro frames its errors in a box of several lines; ours is one line, below.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return getattr(tyro.cli(holder, args=arguments), field)
     except SystemExit:
-        got = " ".join(values) or "nothing"
-        raise UsageError(
-            f"{task.name}: {option} takes a value of type {kind}; got {got}"
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"{task.name}: {option} {' '.join(values)}: {error}") from error
-
-
-def _replaced(task: Task, settings: Any, trials: int) -> Any:
-    try:
-        return dataclasses.replace(settings, trials=trials)
-    except ValueError as error:
-        raise UsageError(f"{task.name}: --trials {trials}: {error}") from error
-
-
-def _type_of(task: Task, name: str) -> str:
-    [kind] = [f.type for f in dataclasses.fields(task.settings) if f.name == name]
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+        kind = getattr(hint, "__name__", str(hint))
+        got = " ".join(words) or "nothing"
+        raise UsageError(f"{task.name}: {option} takes a value of type {kind}; got {got}") from None
 
 
 def _unknown(name: str, tasks: Sequence[Task], known: set[str]) -> str:
