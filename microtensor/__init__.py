@@ -1,0 +1,29 @@
+"""microtensor: reverse-mode automatic differentiation from scratch, on NumPy and CuPy."""
+
+from microtensor.backend import (
+    Generator,
+    backend_available,
+    default_generator,
+    manual_seed,
+    use_backend,
+)
+from microtensor.creation import (
+    arange,
+    detach,
+    eye,
+    full,
+    ones,
+    ones_like,
+    rand,
+    randn,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from microtensor.engine import grad, primitive
+from microtensor.guards import AnomalyError, GradientStateError
+from microtensor.modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from microtensor.ops import *  # noqa: F403  (the names are listed in ops.__all__)
+from microtensor.tensor import Tensor
+
+__version__ = "0.1.0"

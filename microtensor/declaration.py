@@ -1,0 +1,200 @@
+"""How an operation is declared: its arguments, its options, and the rules of its derivative.
+
+`primitive` in engine.py makes a `Declaration` of a forward function by reading its signature.
+From the names of the rules' parameters it works out, once for each choice of arguments that need
+a gradient, a `Plan`: what a call must save and which rules a backward pass will run. Calls
+then follow the plan and look at no signature.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from microtensor import backend, guards
+from microtensor.backend import namespaces
+
+REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
+
+
+class Plan(NamedTuple):
+    """How to record and walk one operation, for one choice of arguments that need a gradient."""
+
+    declaration: Declaration
+    count: int  # how many arguments there are
+    needed: tuple[int, ...]  # which of them need a gradient
+    kept: tuple[int, ...]  # what is saved: positions in [*arguments, out, *residuals, *options]
+    keep: Callable[[Any], Any]
+    options: tuple[str, ...]  # the options among it
+    rules: Any  # for each argument in need: (rule, how many values it names, the first, pick them)
+    joint: Any  # or one rule for all of them: (rule, needs, pick)
+
+
+def _picker(positions: Sequence[int]) -> Callable[[Any], Any]:
+    if len(positions) == 1:
+        only = positions[0]
+        return lambda values: (values[only],)
+    return itemgetter(*positions) if positions else lambda values: ()
+
+
+class Declaration:
+    """What is known about an operation beside its forward function: arguments, options, rules."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        broadcasts: bool = False,
+        differentiable: bool = True,
+        constant: Iterable[str] = (),
+        residuals: Sequence[str] = (),
+        composite: Callable[..., Any] | None = None,
+    ) -> None:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
+        arrays = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+        self.variadic = bool(arrays)
+        self.arguments = tuple(arrays) or tuple(
+            p.name for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY
+        )
+        self.defaults = {p.name: p.default for p in parameters if p.name not in self.arguments}
+        self.forward, self.name = forward, forward.__name__.strip("_")
+        self.broadcasts, self.composite = broadcasts, composite
+        self.residuals = tuple(residuals)
+        self.constant = frozenset(self.arguments if not differentiable else constant)
+        self.rules: dict[str, tuple[Any, tuple[str, ...]]] = {}
+        self.joint: tuple[Any, tuple[str, ...]] | None = None
+        self.plans: dict[tuple[int, int], Plan] = {}
+        self.operation: Any = None
+        REGISTRY[f"{forward.__module__}.{forward.__name__}"] = self
+
+    def __repr__(self) -> str:
+        options = [f"{name}={value!r}" for name, value in self.defaults.items()]
+        return f"{self.name}({', '.join([*self.arguments, *options])})"
+
+    def vjp(self, argument: str, rule: Callable[..., Any]) -> Any:
+        """Declare the contribution to `argument`: `rule(g, ...)`, where g is the cotangent.
+
+        Further parameters of the rule name arguments, options, residuals or `out`: these are saved
+        and handed to it. For a variadic argument the rule returns a sequence. Returns the operation.
+        """
+        names = self._names(rule, 1)
+        if argument not in self.arguments:
+            raise guards.unknown_name(repr(self), argument)
+        if self.variadic:
+            self.joint = (lambda g, needs, *saved: rule(g, *saved), names)
+        else:
+            self.rules[argument] = (rule, names)
+        self._make_plans()
+        return self.operation
+
+    def vjp_all(self, rule: Callable[..., Any]) -> Any:
+        """Declare all contributions at once: `rule(g, needs, ...)` returns one for each argument.
+
+        `needs` has a boolean for each argument; where it is false, None may be returned.
+        """
+        self.joint = (rule, self._names(rule, 2))
+        self._make_plans()
+        return self.operation
+
+    def _make_plans(self) -> None:
+        self.plans.clear()
+        count = len(self.arguments)
+        if not self.variadic and count <= 2:  # the others wait for their first call
+            self.plans.update({(n, count): self.plan(n, count) for n in range(1, 1 << count)})
+
+    def _names(self, rule: Callable[..., Any], skip: int) -> tuple[str, ...]:
+        names = tuple(inspect.signature(rule).parameters)[skip:]
+        for name in names:
+            if name not in {*self.arguments, *self.defaults, *self.residuals, "out"}:
+                raise guards.unknown_name(repr(self), name)
+        return names
+
+    def bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Sort options given by position, and arguments given by name, into their places."""
+        names = [*self.arguments, *self.defaults]
+        given = dict(zip(names, args, strict=False))
+        twice = given.keys() & options.keys()
+        given.update(options)
+        missing = [name for name in self.arguments if name not in given]
+        if twice or missing or len(args) > len(names):
+            raise guards.wrong_arguments(repr(self), missing, twice, len(args))
+        return [given.pop(name) for name in self.arguments], given
+
+    def admit(self, argument: Any, position: int, kind: Any) -> Any:
+        """An argument that is neither a Python number nor an array of the kind at work."""
+        name = self.arguments[min(position, len(self.arguments) - 1)]
+        if isinstance(argument, np.generic):
+            return argument.item()  # a NumPy scalar shall be as weak as a Python number
+        if isinstance(argument, np.ndarray) and kind in (None, np.ndarray):
+            return np.asarray(argument)  # a subclass: matrix, memmap
+        if backend.of(argument) is None:
+            raise guards.not_an_array(self.name, name, argument)
+        if kind is not None:
+            raise guards.mixed_backends(self.name, name, argument, kind)
+        return argument
+
+    def outputs(self, out: Any, xp: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Split the residuals off, and make arrays of NumPy's scalars."""
+        residuals: tuple[Any, ...] = ()
+        if self.residuals:
+            out, *rest = out
+            residuals = tuple(rest)
+        if isinstance(out, (tuple, list)):
+            return tuple([xp.asarray(part) for part in out]), residuals
+        return (out if out.__class__ in namespaces else xp.asarray(out)), residuals
+
+    def plan(self, needs: int, count: int) -> Plan:
+        """Work out what to save and which rules to run; done once for each choice of `needs`."""
+        needed = tuple(
+            i
+            for i in range(count)
+            if needs >> i & 1 and self.arguments[0 if self.variadic else i] not in self.constant
+        )
+        options: list[str] = []
+        kept: list[int] = []
+
+        def keep(name: str) -> list[int]:
+            """Where the value, or for a variadic argument the values, stand among the saved."""
+            if name in self.arguments:
+                found = list(range(count)) if self.variadic else [self.arguments.index(name)]
+            elif name == "out" or name in self.residuals:
+                found = [count + ("out", *self.residuals).index(name)]
+            else:
+                options.extend([name] if name not in options else [])
+                found = [count + 1 + len(self.residuals) + options.index(name)]
+            kept.extend(position for position in found if position not in kept)
+            return [kept.index(position) for position in found]
+
+        joint, rules = None, []
+        if self.joint is not None:
+            rule, names = self.joint
+            where = [keep(name) for name in names]
+            many = [self.variadic and name in self.arguments for name in names]
+            joint = (
+                rule,
+                tuple(i in needed for i in range(count)),
+                lambda saved: [
+                    tuple([saved[i] for i in at]) if group else saved[at[0]]
+                    for at, group in zip(where, many, strict=True)
+                ],
+            )
+        else:
+            for i in needed:
+                rule, names = self.rules.get(self.arguments[i]) or (self._no_rule(i), ())
+                at = [keep(name)[0] for name in names]
+                rules.append((rule, len(at), at[0] if at else 0, _picker(at)))
+        if self.composite is not None:
+            for name in (*self.arguments, *self.defaults):
+                keep(name)
+        return Plan(
+            self, count, needed, tuple(kept), _picker(kept), tuple(options), tuple(rules), joint
+        )
+
+    def _no_rule(self, i: int) -> Callable[..., Any]:
+        def rule(g: Any) -> Any:
+            raise guards.no_rule(self.name, self.arguments[i])
+
+        return rule

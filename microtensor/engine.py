@@ -1,0 +1,707 @@
+"""The engine: how a computation is remembered, and how it is walked backward.
+
+1. An operation called on tensors computes its result with plain array functions and, if one of its
+   arguments needs a gradient, leaves a `Node` behind: which operation it was, the few arrays that
+   its derivative will ask for, and the *places* its arguments came from. A place is where a
+   derivative can be sent: a leaf tensor itself, the node of a result, or (node, i) for one of
+   several results. Nodes know places, not the tensors of results, so nothing points in a circle,
+   and memory is freed when the last tensor goes, without any garbage collector.
+
+2. Every node has a number that only grows. Whoever used a node's result was made after it, so
+   visiting the highest number first is always right: when a node's turn comes, everybody who used
+   its result has sent a contribution back to it already. That replaces a topological sort, and
+   being a loop over a heap it needs no recursion, however long the computation was.
+
+3. At its turn a node has one array, the *cotangent* of its result: how the final output changes
+   when the result changes. The operation's rules turn it into one contribution for each argument,
+   and contributions to the same place are added up. That is the chain rule, all of it.
+
+4. Rules are written with operations and operators, so one text runs on bare arrays (a first
+   derivative, at NumPy's speed) and on tensors (`create_graph=True`: the backward pass is itself
+   recorded, and can be walked backward again, to any order).
+
+An operation is declared by its forward function and one rule for each argument, side by side:
+
+    @primitive
+    def tanh(xp, x):
+        return xp.tanh(x)
+
+    tanh.vjp("x", lambda g, out: g * (1 - out * out))
+
+The names of a rule's parameters say what is saved for it: arguments, options, residuals or `out`.
+What no rule names is not kept alive.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from sys import getrefcount
+from typing import Any
+from weakref import WeakKeyDictionary
+from weakref import ref as weakref
+
+import numpy as np
+
+from microtensor import backend, guards, indexed, modes
+from microtensor.backend import Array, namespaces
+from microtensor.declaration import Declaration, Plan
+from microtensor.indexed import IndexedCotangent
+
+Tensor: Any = None  # the one slot that tensor.py fills: the class to open arguments and wrap results
+_tensor_globals: Any = None  # its namespace: a frame in it is never the user's line
+
+
+def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
+    """Tell the engine what a tensor is. Called once, by tensor.py."""
+    global Tensor, _tensor_globals
+    Tensor, _tensor_globals = tensor_class, its_globals
+
+
+# ---------------------------------------------------------------------------------------------
+# The graph
+
+_next_number = count(1).__next__
+
+
+class Node:
+    """One recorded operation. It refers to the past only, never to its own result."""
+
+    __slots__ = (
+        "__weakref__",
+        "code",  # the user's code, and the instruction in it: the line, should anybody ask
+        "dtype",  # of the result (a tuple of them if there are several results)
+        "instruction",
+        "kind",  # the type of the result's array
+        "number",  # only grows
+        "parents",  # the places of the arguments that need a gradient; None once released
+        "plan",  # which operation, which rules
+        "saved",  # the values that its rules named; None once released
+        "shape",  # of the result
+    )
+    plan: Plan
+    code: Any
+    instruction: int
+    kind: Any
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return str(self.plan.declaration.name)
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """File and line of the call that recorded this node."""
+        for start, end, line in self.code.co_lines():
+            if start <= self.instruction < end and line is not None:
+                return self.code.co_filename, line
+        return self.code.co_filename, self.code.co_firstlineno
+
+    def argument(self, i: int) -> str:
+        """The name of the i-th argument that needs a gradient."""
+        names = self.plan.declaration.arguments
+        return str(names[min(self.plan.needed[i], len(names) - 1)])
+
+    def __repr__(self) -> str:
+        return "`{}` (called at {}:{})".format(self.name, *self.line)
+
+
+def wrap(array: Array, place: Any = None) -> Any:
+    """A tensor around a bare array: recorded if it has a place, a constant if not."""
+    result = _new(Tensor)
+    result.data = array
+    result.grad = None
+    result._requires_grad = place is not None
+    result.place = place
+    return result
+
+
+def place_of(tensor: Any) -> Any:
+    """Where a derivative with respect to this tensor is sent."""
+    return tensor if tensor.place is None else tensor.place
+
+
+def _node_of(place: Any) -> Any:
+    return place[0] if place.__class__ is tuple else place
+
+
+def _bare(value: Any) -> Any:
+    return value.data if isinstance(value, Tensor) else value
+
+
+# ---------------------------------------------------------------------------------------------
+# Operations
+
+_SCALARS = frozenset((float, int, bool, complex))
+_new = object.__new__
+_frame = sys._getframe
+def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> Any:
+    """Make an operation of `forward(xp, *arrays, **options)`: `@primitive` or `@primitive(...)`.
+
+    `xp` is the namespace of the arrays (NumPy or CuPy), which the engine finds at each call.
+    Parameters without a default are arrays; keyword-only ones and those with a default are options
+    (callers may give them by position all the same). The operation has `.vjp(argument, rule)` and
+    `.vjp_all(rule)` to declare derivatives.
+
+    Parameters
+    ----------
+    broadcasts
+        The arguments meet by NumPy's rules of broadcasting and promotion, and the engine brings
+        each contribution back to its argument's shape and dtype. Without it a contribution of
+        another shape or dtype is an error that names the rule.
+    differentiable
+        False for operations that have no derivative, such as comparisons.
+    constant
+        Names of arguments that never receive a gradient. For any other argument a missing rule is
+        an error when its gradient is asked for, never a silent zero.
+    residuals
+        Names of values that the forward returns beside its result, `(out, *residuals)`, for rules
+        to use. To a recorded backward pass they are constants.
+    composite
+        For fused operations: the same function written in primitives, which a recorded backward
+        pass walks instead of the rules.
+    """
+    if forward is None:
+        return lambda function: primitive(function, **properties)
+    declaration = Declaration(forward, **properties)
+    arity = -1 if declaration.variadic else len(declaration.arguments)
+    plans, has_residuals = declaration.plans, bool(declaration.residuals)
+
+    def operation(*args: Any, **options: Any) -> Any:
+        if len(args) != arity and arity >= 0:
+            args, options = declaration.bind(args, options)
+        kind: Any = None  # the type of the arrays
+        xp: Any = None
+        tensors = False
+        needs, bit = 0, 1
+        values = []
+        parents = []
+        for value in args:
+            if isinstance(value, Tensor):
+                tensors = True
+                if value._requires_grad:
+                    needs += bit
+                    place = value.place
+                    parents.append(value if place is None else place)
+                value = value.data
+            bit += bit
+            cls = value.__class__
+            if cls is not kind and cls not in _SCALARS:
+                if kind is not None or cls not in namespaces:
+                    value = declaration.admit(value, len(values), kind)
+                    cls = value.__class__
+                if kind is None and cls not in _SCALARS:
+                    kind, xp = cls, namespaces[cls]
+            values.append(value)
+        if kind is None:  # only Python's numbers, and they mean NumPy
+            kind, xp, values = np.ndarray, np, [np.asarray(value) for value in values]
+        out = forward(xp, *values, **options)
+        residuals: tuple[Any, ...] = ()
+        if out.__class__ is not kind or has_residuals:
+            out, residuals = declaration.outputs(out, xp)
+        if not tensors:
+            return out
+        recording, anomaly, _ = _mode()
+        if anomaly:
+            guards.check_forward(declaration.name, values, out, _users_frame(_frame(1), True))
+        plan = None
+        if needs and recording:
+            plan = plans.get((needs, len(values)))
+            if plan is None:
+                plan = plans[needs, len(values)] = declaration.plan(needs, len(values))
+        if plan is None or not plan.needed:
+            return tuple([wrap(part) for part in out]) if out.__class__ is tuple else wrap(out)
+
+        node = _new(Node)
+        node.number = _next_number()
+        node.kind = kind
+        node.plan = plan
+        if len(parents) != len(plan.needed):  # some arguments are declared constant
+            parents = [place_of(args[i]) for i in plan.needed]
+        node.parents = parents
+        if plan.kept:
+            values.append(out)
+            if residuals or plan.options:
+                values.extend(residuals)
+                defaults = declaration.defaults
+                values.extend([options.get(name, defaults[name]) for name in plan.options])
+            node.saved = plan.keep(values)
+        else:
+            node.saved = ()
+        frame = _frame(1)
+        if anomaly or frame.f_globals is _tensor_globals:
+            frame = _users_frame(frame, anomaly)
+        node.code = frame.f_code
+        node.instruction = frame.f_lasti
+        if out.__class__ is not kind:
+            node.kind = _kind(out)
+        if out.__class__ is tuple:
+            node.shape = tuple([part.shape for part in out])
+            node.dtype = tuple([part.dtype for part in out])
+            return tuple([wrap(part, (node, i)) for i, part in enumerate(out)])
+        node.shape = out.shape
+        node.dtype = out.dtype
+        result = _new(Tensor)  # `wrap`, written out: no line of the library is busier
+        result.data = out
+        result.grad = None
+        result._requires_grad = True
+        result.place = node
+        return result
+
+    for name in ("__doc__", "__module__", "__name__", "__qualname__"):
+        setattr(operation, name, getattr(forward, name))
+    declaration.operation = operation
+    its: Any = operation
+    its.declaration, its.vjp, its.vjp_all = declaration, declaration.vjp, declaration.vjp_all
+    return operation
+
+
+_mode = modes.current.get
+
+
+def _kind(out: Any) -> Any:
+    return out[0].__class__ if out.__class__ is tuple else out.__class__
+
+
+def _users_frame(frame: Any, everywhere: bool = False) -> Any:
+    """The nearest frame outside tensor.py, or (everywhere) outside the whole package."""
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None and (
+        frame.f_globals is _tensor_globals
+        or (everywhere and frame.f_globals.get("__name__", "").partition(".")[0] == package)
+    ):
+        frame = frame.f_back
+    return frame
+
+
+# The engine's own three operations: they undo broadcasting and promotion.
+
+
+@primitive(residuals=("before",))
+def sum_to(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Any:
+    """Add up `x` over the axes along which an array of `shape` would be repeated to match it."""
+    extra = x.ndim - len(shape)
+    axes = tuple(i for i in range(x.ndim) if i < extra or shape[i - extra] != x.shape[i])
+    return xp.add.reduce(x, axes, keepdims=True).reshape(shape), x.shape
+
+
+@primitive(residuals=("before",))
+def broadcast_to(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Any:
+    """Repeat `x` to `shape` by NumPy's rules of broadcasting (a copy, never a view)."""
+    out = xp.empty(shape, x.dtype)
+    out[...] = x
+    return out, x.shape
+
+
+@primitive(residuals=("before",))
+def astype(xp: Any, x: Array, *, dtype: Any) -> Any:
+    """`x` with its numbers as another `dtype`; differentiable between floats."""
+    return x.astype(dtype), x.dtype
+
+
+sum_to.vjp("x", lambda g, before: broadcast_to(g, shape=before))
+broadcast_to.vjp("x", lambda g, before: sum_to(g, shape=before))
+astype.vjp("x", lambda g, before: astype(g, dtype=before))
+
+
+@primitive(residuals=("before",))
+def transfer(xp: Any, x: Array, *, name: str) -> Any:
+    """`x` on the backend `name`."""
+    here = backend.by_type[x.__class__]
+    return backend.get(name).from_host(here.to_host(x)), here.name
+
+
+transfer.vjp("x", lambda g, before: transfer(g, name=before))
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing in place. A write takes a number from the same counter as the nodes: a node younger than
+# the last write has nothing to fear, an older one compares the memory of what it saved.
+
+_writes: dict[int, int] = {}  # the memory of an array (its owner's address) -> its last write
+_last_write = 0
+
+
+def written(array: Array) -> None:
+    """To be called after every change in place of an array that operations may have saved."""
+    global _last_write
+    _last_write = _next_number()
+    _writes[backend.by_type[array.__class__].address(array)] = _last_write
+
+
+def assign(tensor: Any, index: Any, value: Any) -> None:
+    """`tensor[index] = value`, for tensors that no recorded operation returned."""
+    if tensor.place is not None or (tensor._requires_grad and _mode().recording):
+        raise guards.unassignable(tensor.place)
+    if isinstance(value, Tensor) and value._requires_grad and _mode().recording:
+        raise guards.unrecorded_value()
+    tensor.data[index] = _bare(value)
+    written(tensor.data)
+
+
+def _check_unwritten(node: Node) -> None:
+    for value in node.saved:
+        known = backend.by_type.get(value.__class__)
+        if known is not None and _writes.get(known.address(value), 0) > node.number:
+            raise guards.overwritten(node, value.shape)
+
+
+# ---------------------------------------------------------------------------------------------
+# Walking backward
+
+
+class _Arrivals:
+    """What has arrived at each place, and whose turn is next: the state of one backward pass."""
+
+    def __init__(self, create: bool) -> None:
+        self.create = create
+        self.totals: dict[Any, Any] = {}  # place -> the sum of its contributions so far
+        self.owned: set[Any] = set()  # places whose sum is an array of our own making
+        self.heap: list[tuple[int, Node]] = []
+
+    def add(self, place: Any, c: Any) -> None:
+        """Add a contribution to what has arrived at its place."""
+        totals = self.totals
+        node = _node_of(place)
+        if node.__class__ is Node and node not in totals:
+            heappush(self.heap, (-node.number, node))
+            totals[node] = None  # also for one of several results: its node is on the heap
+        old = totals.get(place)
+        if c.__class__ is IndexedCotangent and not self.create:
+            shape = node.shape[place[1]] if place.__class__ is tuple else node.shape
+            totals[place] = indexed.add_to(old, place in self.owned, c, shape)
+            self.owned.add(place)
+        elif c.__class__ is IndexedCotangent or old.__class__ is list:
+            parts = old if old.__class__ is list else [] if old is None else [old]
+            totals[place] = [*parts, c]  # a recorded pass sums them as one operation, at its turn
+        elif old is None:
+            totals[place] = c  # by reference: whoever adds to it makes a new array
+        elif place in self.owned:
+            old += c
+            totals[place] = old
+        else:
+            total = old + c
+            if total.__class__ is not c.__class__:  # NumPy makes scalars of 0-d arrays
+                total = np.asarray(total)
+            totals[place] = total
+            if not self.create:
+                self.owned.add(place)
+
+    def take(self, place: Any, shape: tuple[int, ...]) -> Any:
+        """Everything that arrived at a place, whose turn has come; None if nothing did."""
+        self.owned.discard(place)
+        total = self.totals.pop(place, None)
+        return indexed.combine(total, shape) if total.__class__ is list else total
+
+
+def _walk(
+    seeds: list[tuple[Any, Any]], wanted: set[Any], useful: set[Any] | None, keep: bool, create: bool
+) -> dict[Any, Any]:
+    """Visit the nodes behind the seeds, (place, cotangent) pairs, the newest first.
+
+    Returns the cotangents that arrived at `wanted` places and at leaves. `useful` limits the walk
+    to nodes that lead to wanted places (None: all of them).
+    """
+    _, anomaly, observer = _mode()
+    arrivals = _Arrivals(create)
+    totals, heap = arrivals.totals, arrivals.heap
+    arrived: dict[Any, Any] = {}
+    for place, c in seeds:
+        arrivals.add(place, c)
+    while heap:
+        node: Any = heappop(heap)[1]
+        plan, parents, g = node.plan, node.parents, arrivals.take(node, node.shape)
+        if node.dtype.__class__ is tuple:
+            g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
+            arrived.update({(node, i): c for i, c in enumerate(g) if (node, i) in wanted})
+        elif node in wanted:
+            arrived[node] = g
+        if useful is not None and node not in useful:
+            continue
+        if parents is None:
+            raise guards.released(node)
+        if node.number < _last_write:
+            _check_unwritten(node)
+        if observer is not None:
+            observer.visit(node, g)
+        saved = _revive(node) if create else node.saved
+        together = None
+        if create and plan.declaration.composite is not None:
+            together = _through_composite(node, g, saved)
+        elif plan.joint is not None:
+            rule, needs, pick = plan.joint
+            everything = rule(g, needs, *pick(saved))
+            together = [everything[i] for i in plan.needed]
+        for i, place in enumerate(parents):
+            if useful is not None and place not in wanted and _node_of(place) not in useful:
+                continue
+            if together is not None:
+                raw = together[i]
+            else:
+                rule, n, first, pick = plan.rules[i]
+                if n == 0:
+                    raw = rule(g)
+                elif n == 1:
+                    raw = rule(g, saved[first])
+                else:
+                    raw = rule(g, *pick(saved))
+            c = raw
+            if (
+                place.__class__ is tuple
+                or raw.__class__ is not g.__class__
+                or raw.shape != place.shape
+                or raw.dtype is not place.dtype
+            ):
+                c = _fit(raw, node, i, place, create)
+            if anomaly:
+                guards.check_backward(node, node.argument(i), _bare_all(c), _bare_all(g))
+            if place.__class__ is Node and place not in totals and c is raw:
+                totals[place] = c  # the common case of `add`, written out: the first contribution
+                heappush(heap, (-place.number, place))
+            else:
+                arrivals.add(place, c)
+            if observer is not None:
+                observer.contribution(node, i, place, raw, c, totals[place])
+        if not keep:
+            node.parents = node.saved = None
+        if _retaining and node in _retaining:
+            _set_retained(node, g)
+    for leaf in list(totals):
+        arrived[leaf] = arrivals.take(leaf, leaf.shape)
+    return arrived
+
+
+def _fit(c: Any, node: Node, i: int, place: Any, create: bool) -> Any:
+    """Bring a contribution to its argument's shape and dtype, or refuse it."""
+    declaration = node.plan.declaration
+    owner = _node_of(place)
+    shape, dtype = owner.shape, owner.dtype
+    if place.__class__ is tuple:
+        shape, dtype = shape[place[1]], dtype[place[1]]
+    if isinstance(c, np.generic):
+        c = np.asarray(c)
+    if create and c.__class__ in namespaces:
+        c = wrap(c)  # the rule came to a constant
+    values = c.values if c.__class__ is IndexedCotangent else c
+    names = declaration.name, node.argument(i)
+    kind = owner.data.__class__ if isinstance(owner, Tensor) else owner.kind
+    if _bare(values).__class__ is not kind or isinstance(values, Tensor) is not create:
+        raise guards.bad_contribution(*names, type(_bare(values)), kind, "type")
+    if c is values and c.shape != shape:
+        if not declaration.broadcasts:
+            raise guards.bad_contribution(*names, c.shape, shape, "shape")
+        c = values = sum_to(c, shape=shape)
+    if values.dtype != dtype:
+        if not declaration.broadcasts:
+            raise guards.bad_contribution(*names, values.dtype, dtype, "dtype")
+        c = astype(c, dtype=dtype)
+    return c
+
+
+def _bare_all(value: Any) -> Any:
+    if value.__class__ is IndexedCotangent:
+        value = value.values
+    return tuple([_bare(c) for c in value]) if value.__class__ is tuple else _bare(value)
+
+
+def _revive(node: Any) -> list[Any]:
+    """What a node saved, as tensors at their old places: for a backward pass that is recorded."""
+    plan = node.plan
+    places = dict(zip(plan.needed, node.parents, strict=True))
+    revived = []
+    for position, value in zip(plan.kept, node.saved, strict=True):
+        if position in places:
+            place = places[position]
+            value = place if isinstance(place, Tensor) else wrap(value, place)
+        elif position == plan.count and value.__class__ is tuple:
+            value = tuple([wrap(part, (node, i)) for i, part in enumerate(value)])
+        elif position == plan.count:
+            value = wrap(value, node)
+        revived.append(value)
+    return revived
+
+
+@primitive
+def _here(xp: Any, x: Array) -> Array:
+    """The same array at a place of its own."""
+    return x
+
+
+_here.vjp("x", lambda g: g)
+
+
+def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
+    """The contributions of a fused operation, by walking its composite, all of it recorded."""
+    plan, declaration = node.plan, node.plan.declaration
+    values = dict(zip(plan.kept, saved, strict=True))
+    first = plan.count + 1 + len(declaration.residuals)
+    options = {name: values[first + i] for i, name in enumerate(plan.options)}
+    arguments = [values[i] for i in range(plan.count)]
+    # Each argument at a place of its own: what reaches it there is its own share, also where one
+    # argument was computed from another.
+    for i in plan.needed:
+        arguments[i] = _here(arguments[i])
+    out = declaration.composite(*arguments, **options)
+    pairs = zip(out, g, strict=True) if g.__class__ is tuple else [(out, g)]
+    outputs, cotangents = zip(*[(o, c) for o, c in pairs if c is not None], strict=True)
+    return grad(outputs, [arguments[i] for i in plan.needed], cotangents, create_graph=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# The two ways in: `backward` fills the leaves' .grad, `grad` returns what was asked for
+
+_retaining: WeakKeyDictionary[Node, dict[int, Any]] = WeakKeyDictionary()
+
+
+def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
+    """See `Tensor.backward`."""
+    seeds = _seeds("backward", [output], [gradient])
+    arrived = _start(seeds, set(), None, retain_graph, create_graph)
+    while arrived:
+        leaf, c = arrived.popitem()
+        holder = [c]
+        del c
+        _accumulate(leaf, holder)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> Any:
+    """The derivatives of `outputs` with respect to `inputs`; no `.grad` is touched.
+
+    Parameters
+    ----------
+    outputs, inputs
+        A tensor each, or sequences of tensors. Inputs may be leaves, or results on the way.
+    grad_outputs
+        A cotangent for each output, of its shape; not needed for an output of one element.
+    retain_graph
+        Keep the graph for another pass. Defaults to `create_graph`.
+    create_graph
+        Record the backward pass too, so that the derivatives can be differentiated again.
+    allow_unused
+        Return None for an input that the outputs do not depend on, instead of raising.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        Of the shape and dtype of each input; a single tensor if `inputs` was one.
+
+    Raises
+    ------
+    GradientStateError
+        If an output was not recorded, an input needs no gradient or is not used, the graph was
+        released, or an array that backward needs was changed in place.
+    ValueError, TypeError
+        If a cotangent is missing or does not fit its output.
+    """
+    results = []
+    sources = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    ends = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    given = grad_outputs if isinstance(grad_outputs, (tuple, list)) else [grad_outputs] * len(ends)
+    for i, x in enumerate(sources):
+        if not isinstance(x, Tensor) or not x.requires_grad:
+            raise guards.needs_no_gradient(i)
+    seeds = _seeds("grad", ends, list(given))
+    wanted = {place_of(x) for x in sources}
+    useful = _leading_to(wanted, seeds)
+    arrived = _start(seeds, wanted, useful, retain_graph, create_graph)
+    for i, x in enumerate(sources):
+        c = arrived.get(place_of(x))
+        if c is None and not allow_unused:
+            raise guards.not_used(i, x.shape)
+        results.append(c if c is None or isinstance(c, Tensor) else wrap(c.copy()))
+    return tuple(results) if isinstance(inputs, (tuple, list)) else results[0]
+
+
+def _seeds(who: str, outputs: list[Any], cotangents: list[Any]) -> list[tuple[Any, Any]]:
+    """Check what a backward pass shall start from: pairs of (place, cotangent)."""
+    if len(cotangents) != len(outputs):
+        raise guards.wrong_count(who, len(outputs), len(cotangents))
+    seeds = []
+    for output, given in zip(outputs, cotangents, strict=True):
+        if not isinstance(output, Tensor):
+            raise guards.not_a_tensor(who, output)
+        if not output.requires_grad:
+            raise guards.not_recorded(who, output.shape)
+        array, xp = output.data, namespaces[output.data.__class__]
+        if given is None and array.size != 1:
+            raise guards.no_cotangent(who, array.shape)
+        if given is None:
+            given = xp.ones(array.shape, array.dtype)
+        elif given.__class__ in _SCALARS or isinstance(given, np.generic):
+            given = xp.asarray(given, dtype=array.dtype)
+        bare = _bare(given)
+        if bare.__class__ is not array.__class__ or bare.shape != array.shape:
+            raise guards.bad_cotangent(who, bare, output)
+        if bare.dtype != array.dtype:
+            given = astype(given, dtype=array.dtype)
+        seeds.append((place_of(output), given))
+    return seeds
+
+
+def _start(seeds: Any, wanted: set[Any], useful: Any, keep: bool | None, create: bool) -> Any:
+    keep = create if keep is None else keep
+    token = modes.current.set(_mode()._replace(recording=create))
+    try:
+        if create:
+            seeds = [(place, c if isinstance(c, Tensor) else wrap(c)) for place, c in seeds]
+        else:
+            seeds = [(place, _bare(c)) for place, c in seeds]
+        return _walk(seeds, wanted, useful, keep, create)
+    finally:
+        modes.current.reset(token)
+
+
+def _leading_to(wanted: set[Any], seeds: list[tuple[Any, Any]]) -> set[Any]:
+    """The nodes behind the seeds from which a wanted place can be reached."""
+    seen: set[Any] = set()
+    stack = [_node_of(place) for place, _ in seeds]
+    while stack:
+        node = stack.pop()
+        if node.__class__ is Node and node not in seen:
+            seen.add(node)
+            stack.extend([_node_of(place) for place in node.parents or ()])
+    useful: set[Any] = set()
+    for node in sorted(seen, key=lambda node: node.number):  # the past first
+        # What a released node led to is not known any more; its turn raises the error for that.
+        if node.parents is None or any(p in wanted or _node_of(p) in useful for p in node.parents):
+            useful.add(node)
+    return useful
+
+
+def _accumulate(tensor: Any, holder: list[Any]) -> None:
+    """Add to `.grad`, never in place: a gradient that was handed out stays as it was."""
+    c = holder[0] if isinstance(holder[0], Tensor) else wrap(_private(holder))
+    tensor.grad = c if tensor.grad is None else tensor.grad + c
+
+
+def _private(holder: list[Any]) -> Any:
+    """The array in `holder` if nothing else refers to it or to its memory, else a copy of it."""
+    if getrefcount(holder[0]) <= _ALONE and getattr(holder[0], "base", None) is None:
+        return holder[0]
+    return holder[0].copy()
+
+
+_ALONE = getrefcount([object()][0])
+
+
+def retain(tensor: Any) -> None:
+    """Let backward set the `.grad` of a result too."""
+    node, i = tensor.place if tensor.place.__class__ is tuple else (tensor.place, 0)
+    _retaining.setdefault(node, {})[i] = weakref(tensor)
+
+
+def _set_retained(node: Node, g: Any) -> None:
+    for i, reference in _retaining[node].items():
+        tensor, c = reference(), g[i] if g.__class__ is tuple else g
+        if tensor is not None and c is not None:
+            _accumulate(tensor, [c])

@@ -1,0 +1,204 @@
+"""What can go wrong with a computation or its backward pass, and the words for it.
+
+The engine checks where it stands and asks here for the exception to raise: what was wrong, why,
+and what to do. Nothing in this file is entered while all goes well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from microtensor import backend
+
+
+class GradientStateError(RuntimeError):
+    """A gradient that cannot be had: never recorded, released, overwritten or not depended on."""
+
+
+class AnomalyError(FloatingPointError):
+    """The first NaN or infinity under `detect_anomaly`, and the line that made it."""
+
+
+# -- arguments of an operation
+
+
+def not_an_array(operation: str, argument: str, value: Any) -> TypeError:
+    """A list, a string, an object: nothing an operation can work on."""
+    return TypeError(
+        f"{operation}: argument {argument!r} is a {type(value).__name__}; it must be a tensor, an "
+        "array or a number (mt.tensor(...) makes a tensor of a list)"
+    )
+
+
+def mixed_backends(operation: str, argument: str, value: Any, kind: type) -> TypeError:
+    """Arrays of two backends in one operation."""
+    theirs, ours = backend.of(value), backend.by_type[kind].name
+    name = theirs.name if theirs else type(value).__name__
+    return TypeError(
+        f"{operation}: argument {argument!r} lives on backend {name!r}, those before it on "
+        f"{ours!r}; move one of them with .to({ours!r}) or .to({name!r})"
+    )
+
+
+def wrong_arguments(signature: str, missing: list[str], twice: set[str], count: int) -> TypeError:
+    """A call that does not match the operation's signature."""
+    if missing or twice:
+        wrong = f"missing {missing}" if missing else f"got {sorted(twice)} twice"
+    else:
+        wrong = f"got {count} positional arguments, more than it takes"
+    return TypeError(f"{wrong}: {signature}")
+
+
+def unknown_name(signature: str, name: str) -> TypeError:
+    """A rule that asks for something the operation does not have."""
+    return TypeError(
+        f"a rule names {name!r}, which is no argument, option or residual, nor `out`: {signature}"
+    )
+
+
+def no_rule(operation: str, argument: str) -> TypeError:
+    """A derivative was asked for that nobody declared."""
+    return TypeError(
+        f"`{operation}` has no derivative rule for its argument {argument!r}; declare one with "
+        f"{operation}.vjp({argument!r}, rule), or pass the argument detached"
+    )
+
+
+# -- what a rule returned
+
+
+def bad_contribution(operation: str, argument: str, got: Any, wanted: Any, what: str) -> Exception:
+    """A rule's result of the wrong type, shape or dtype."""
+    error = ValueError if what == "shape" else TypeError
+    return error(
+        f"the rule of `{operation}` for {argument!r} returned {what} {got}; the argument has {wanted}"
+    )
+
+
+# -- the state of a graph
+
+
+def not_recorded(who: str, shape: Any) -> GradientStateError:
+    """Backward from something that was never recorded."""
+    return GradientStateError(
+        f"{who}: this output of shape {shape} needs no gradient: nothing that it was computed from "
+        "has requires_grad=True, or it was computed under no_grad, or detached"
+    )
+
+
+def needs_no_gradient(i: int) -> GradientStateError:
+    """`grad` with respect to a constant."""
+    return GradientStateError(
+        f"grad: input {i} needs no gradient; make it with requires_grad=True, or call "
+        ".requires_grad_() on it before the computation"
+    )
+
+
+def not_used(i: int, shape: Any) -> GradientStateError:
+    """`grad` with respect to something the outputs do not depend on."""
+    return GradientStateError(
+        f"grad: the outputs do not depend on input {i}, of shape {shape}; leave it out, or pass "
+        "allow_unused=True to get None for it"
+    )
+
+
+def released(node: Any) -> GradientStateError:
+    """A second visit."""
+    return GradientStateError(
+        f"backward came to {node!r} a second time, but the first pass released its graph; pass "
+        "retain_graph=True to the first one, or, if the way here leads through a state carried "
+        "over from an earlier step, cut it there with mt.detach(state)"
+    )
+
+
+def overwritten(node: Any, shape: Any) -> GradientStateError:
+    """A saved array was changed."""
+    return GradientStateError(
+        f"backward needs an array of shape {shape} that {node!r} saved, but it was changed in place "
+        "afterwards, by an assignment or an optimizer step; change it after backward, or a copy"
+    )
+
+
+def unassignable(place: Any) -> GradientStateError:
+    """`t[...] = v` on a result, or on a leaf that is being recorded."""
+    if place is not None:
+        return GradientStateError(
+            "this tensor is the result of a recorded operation, and what was computed from it may "
+            "need its numbers; build the new value with mt.where or mt.concatenate, or assign to "
+            "mt.tensor(t.detach())"
+        )
+    return GradientStateError(
+        "this leaf needs a gradient, and an assignment is not recorded; assign inside "
+        "`with mt.no_grad():`"
+    )
+
+
+def unrecorded_value() -> GradientStateError:
+    """`t[...] = v` where v needs a gradient that the assignment would lose."""
+    return GradientStateError(
+        "the value needs a gradient, and an assignment is not recorded; build the result with "
+        "mt.where, mt.stack or mt.concatenate instead, or assign value.detach()"
+    )
+
+
+# -- the cotangent a backward pass starts from
+
+
+def not_a_tensor(who: str, value: Any) -> TypeError:
+    """Backward from something else."""
+    return TypeError(f"{who} starts from tensors that were recorded, not a {type(value).__name__}")
+
+
+def no_cotangent(who: str, shape: Any) -> ValueError:
+    """An output of several elements without a direction."""
+    return ValueError(
+        f"{who}: the output has shape {shape}, so the direction to differentiate in must be given: "
+        "pass a cotangent of that shape, or first reduce it to a number, for example with .sum()"
+    )
+
+
+def bad_cotangent(who: str, cotangent: Any, output: Any) -> Exception:
+    """A cotangent of another backend or shape than its output."""
+    if cotangent.__class__ is not output.data.__class__:
+        return TypeError(
+            f"{who}: the cotangent is a {type(cotangent).__name__}, but the output lives on backend "
+            f"{output.backend!r}; pass a tensor or array of that backend"
+        )
+    return ValueError(
+        f"{who}: the cotangent has shape {cotangent.shape}, the output has {output.shape}"
+    )
+
+
+def wrong_count(who: str, outputs: int, cotangents: int) -> ValueError:
+    """One cotangent for each output."""
+    return ValueError(f"{who}: {outputs} outputs, but {cotangents} cotangents")
+
+
+# -- anomalies
+
+
+def all_finite(value: Any) -> bool:
+    """Whether no float in an array, a tuple of arrays or a number is NaN or infinite."""
+    if isinstance(value, tuple):
+        return all(all_finite(part) for part in value)
+    xp = backend.namespaces.get(value.__class__)
+    return xp is None or value.dtype.kind != "f" or bool(xp.isfinite(value).all())
+
+
+def check_forward(operation: str, arguments: list[Any], out: Any, frame: Any) -> None:
+    """Raise if finite arguments gave a result that is not."""
+    if not all_finite(out) and all_finite(tuple(arguments)):
+        raise AnomalyError(
+            f"`{operation}` made the first NaN or infinity of the forward pass, from finite "
+            f"arguments, at {frame.f_code.co_filename}:{frame.f_lineno}"
+        )
+
+
+def check_backward(node: Any, argument: str, contribution: Any, cotangent: Any) -> None:
+    """Raise if a finite cotangent gave a contribution that is not."""
+    if not all_finite(contribution) and all_finite(cotangent):
+        file, line = node.line
+        raise AnomalyError(
+            f"`{node.name}` made the first NaN or infinity of the backward pass, in the gradient "
+            f"of its argument {argument!r}; the operation was called at {file}:{line}"
+        )

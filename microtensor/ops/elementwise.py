@@ -1,0 +1,250 @@
+"""Operations on each number by itself: a forward function, and beside it its derivative.
+
+Every rule is the chain rule in one line. `g` is the cotangent, how the final output changes with
+this result; the rule multiplies it by how the result changes with the argument. Arguments of
+different shapes meet by NumPy's broadcasting; the engine sums each contribution back to its
+argument's shape, so no rule here needs to know of it.
+
+At a kink the rule gives one of the subgradients, PyTorch's choice: `abs` and `relu` give 0 at 0,
+`maximum` and `minimum` give half to each of two equal arguments, `clip` gives 1 at its bounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from microtensor.backend import Array
+from microtensor.engine import primitive
+from microtensor.ops.comparison import equal, greater
+
+
+@primitive(broadcasts=True)
+def add(xp: Any, a: Array, b: Array) -> Array:
+    """a + b."""
+    return a + b
+
+
+add.vjp("a", lambda g: g)
+add.vjp("b", lambda g: g)
+
+
+@primitive(broadcasts=True)
+def subtract(xp: Any, a: Array, b: Array) -> Array:
+    """a - b."""
+    return a - b
+
+
+subtract.vjp("a", lambda g: g)
+subtract.vjp("b", lambda g: -g)
+
+
+@primitive(broadcasts=True)
+def multiply(xp: Any, a: Array, b: Array) -> Array:
+    """a * b."""
+    return a * b
+
+
+multiply.vjp("a", lambda g, b: g * b)
+multiply.vjp("b", lambda g, a: g * a)
+
+
+@primitive(broadcasts=True)
+def divide(xp: Any, a: Array, b: Array) -> Array:
+    """a / b."""
+    return a / b
+
+
+divide.vjp("a", lambda g, b: g / b)
+divide.vjp("b", lambda g, b, out: -g * out / b)
+
+
+@primitive
+def negative(xp: Any, x: Array) -> Array:
+    """-x."""
+    return -x
+
+
+negative.vjp("x", lambda g: -g)
+
+
+@primitive(broadcasts=True)
+def power(xp: Any, x: Array, p: Array) -> Array:
+    """x ** p; the derivative of x ** 0 is 0 everywhere, that of 0 ** p with respect to p too."""
+    return x**p
+
+
+def _power_rule(g: Any, x: Any, p: Any) -> Any:
+    if isinstance(p, (int, float)):  # most often: a plain number, which must stay a weak one
+        return g * p * x ** (p - 1) if p else g * 0
+    return g * p * x ** where(equal(p, 0), 1, p - 1)
+
+
+power.vjp("x", _power_rule)
+power.vjp("p", lambda g, x, out: g * out * log(where(equal(x, 0), 1, x)))
+
+
+@primitive
+def exp(xp: Any, x: Array) -> Array:
+    """e ** x."""
+    return xp.exp(x)
+
+
+exp.vjp("x", lambda g, out: g * out)
+
+
+@primitive
+def expm1(xp: Any, x: Array) -> Array:
+    """e ** x - 1, exact also near 0."""
+    return xp.expm1(x)
+
+
+expm1.vjp("x", lambda g, out: g * (out + 1))
+
+
+@primitive
+def log(xp: Any, x: Array) -> Array:
+    """The natural logarithm."""
+    return xp.log(x)
+
+
+log.vjp("x", lambda g, x: g / x)
+
+
+@primitive
+def log1p(xp: Any, x: Array) -> Array:
+    """log(1 + x), exact also near 0."""
+    return xp.log1p(x)
+
+
+log1p.vjp("x", lambda g, x: g / (1 + x))
+
+
+@primitive
+def sqrt(xp: Any, x: Array) -> Array:
+    """The square root. Its derivative at 0 is infinite, as NumPy's warning will say."""
+    return xp.sqrt(x)
+
+
+sqrt.vjp("x", lambda g, out: g * 0.5 / out)
+
+
+@primitive
+def square(xp: Any, x: Array) -> Array:
+    """x * x."""
+    return x * x
+
+
+square.vjp("x", lambda g, x: g * 2 * x)
+
+
+@primitive
+def abs(xp: Any, x: Array) -> Array:
+    """The absolute value."""
+    return xp.absolute(x)
+
+
+abs.vjp("x", lambda g, x: g * sign(x))
+
+
+@primitive
+def sign(xp: Any, x: Array) -> Array:
+    """-1, 0 or 1; its derivative is 0."""
+    return xp.sign(x)
+
+
+sign.vjp("x", lambda g: g * 0)
+
+
+@primitive
+def sin(xp: Any, x: Array) -> Array:
+    """The sine of x radians."""
+    return xp.sin(x)
+
+
+@primitive
+def cos(xp: Any, x: Array) -> Array:
+    """The cosine of x radians."""
+    return xp.cos(x)
+
+
+sin.vjp("x", lambda g, x: g * cos(x))
+cos.vjp("x", lambda g, x: -g * sin(x))
+
+
+@primitive
+def tanh(xp: Any, x: Array) -> Array:
+    """The hyperbolic tangent."""
+    return xp.tanh(x)
+
+
+tanh.vjp("x", lambda g, out: g * (1 - out * out))
+
+
+@primitive
+def sigmoid(xp: Any, x: Array) -> Array:
+    """1 / (1 + e ** -x), to full relative precision, and without overflow for any x."""
+    largest = {2: 11.0, 4: 88.0}.get(x.dtype.itemsize, 709.0)  # e ** largest does not overflow
+    return 1 / (1 + xp.exp(xp.minimum(-x, largest)))
+
+
+sigmoid.vjp("x", lambda g, out: g * (out * (1 - out)))
+
+
+@primitive
+def relu(xp: Any, x: Array) -> Array:
+    """max(x, 0)."""
+    # NumPy compares with an array several times faster than with a number.
+    return xp.maximum(x, xp.zeros_like(x))
+
+
+relu.vjp("x", lambda g, out: g * greater(out, 0))
+
+
+@primitive
+def softplus(xp: Any, x: Array) -> Array:
+    """log(1 + e ** x), without overflow."""
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.absolute(x)))
+
+
+softplus.vjp("x", lambda g, x: g * sigmoid(x))
+
+
+@primitive(broadcasts=True)
+def maximum(xp: Any, a: Array, b: Array) -> Array:
+    """The greater of a and b."""
+    return xp.maximum(a, b)
+
+
+@primitive(broadcasts=True)
+def minimum(xp: Any, a: Array, b: Array) -> Array:
+    """The smaller of a and b."""
+    return xp.minimum(a, b)
+
+
+def _share(g: Any, a: Any, b: Any, a_wins: Any) -> Any:
+    return where(equal(a, b), g * 0.5, g * a_wins)
+
+
+maximum.vjp("a", lambda g, a, b: _share(g, a, b, greater(a, b)))
+maximum.vjp("b", lambda g, a, b: _share(g, a, b, greater(b, a)))
+minimum.vjp("a", lambda g, a, b: _share(g, a, b, greater(b, a)))
+minimum.vjp("b", lambda g, a, b: _share(g, a, b, greater(a, b)))
+
+
+@primitive(broadcasts=True, constant=("condition",))
+def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
+    """`a` where `condition` holds, else `b`."""
+    return xp.where(condition, a, b)
+
+
+where.vjp("a", lambda g, condition: where(condition, g, 0))
+where.vjp("b", lambda g, condition: where(condition, 0, g))
+
+
+@primitive
+def clip(xp: Any, x: Array, a_min: Any = None, a_max: Any = None) -> Array:
+    """`x` held between the numbers `a_min` and `a_max`; None is no bound."""
+    return xp.clip(x, a_min, a_max)
+
+
+clip.vjp("x", lambda g, x, out: g * equal(x, out))

@@ -1,0 +1,249 @@
+"""Losses, from numbers that are safe to take logarithms of: each is exact for extreme logits too.
+
+`reduction` is "mean" (over all elements), "sum" or "none". Prediction and target must have the same
+shape: (N, 1) against (N,) would broadcast to (N, N) and be silently wrong, so it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from microtensor import backend, engine
+from microtensor.backend import Array
+from microtensor.engine import primitive
+from microtensor.ops.elementwise import abs, maximum, multiply, sigmoid, square
+from microtensor.ops.indexing import take_along_axis
+from microtensor.ops.reduction import log_softmax, mean, sum
+from microtensor.ops.shape import reshape, transpose
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduce(losses: Any, reduction: str) -> Any:
+    _known(reduction)
+    return losses if reduction == "none" else (mean if reduction == "mean" else sum)(losses)
+
+
+def _known(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, not {reduction!r}")
+
+
+def _same_shape(loss: str, x: Any, target: Any) -> None:
+    if getattr(x, "shape", ()) != getattr(target, "shape", ()):
+        raise ValueError(
+            f"{loss}: prediction of shape {x.shape} and target of shape "
+            f"{getattr(target, 'shape', ())} differ; reshape one of them (a difference of (N, 1) "
+            "and (N,) would silently compare everything with everything)"
+        )
+
+
+def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """(x - target) ** 2, for tensors of one shape."""
+    _same_shape("mse_loss", x, target)
+    return _reduce(square(x - target), reduction)
+
+
+def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """|x - target|, for tensors of one shape."""
+    _same_shape("l1_loss", x, target)
+    return _reduce(abs(x - target), reduction)
+
+
+@primitive
+def _bounded_log(xp: Any, p: Array) -> Array:
+    """log(p), but never below -100 (PyTorch's bound, which keeps a hopeless loss finite)."""
+    positive = p > 0
+    return xp.where(positive, xp.maximum(xp.log(xp.where(positive, p, 1)), -100), -100)
+
+
+@primitive
+def _bounded_log1m(xp: Any, p: Array) -> Array:
+    """log(1 - p), exact for small p, but never below -100."""
+    below = p < 1
+    return xp.where(below, xp.maximum(xp.log1p(-xp.where(below, p, 0)), -100), -100)
+
+
+_bounded_log.vjp("p", lambda g, p: g / maximum(p, 1e-12))
+_bounded_log1m.vjp("p", lambda g, p: -g / maximum(1 - p, 1e-12))
+
+
+def binary_cross_entropy(p: Any, target: Any, reduction: str = "mean") -> Any:
+    """-(target log p + (1 - target) log(1 - p)), for probabilities and targets of one shape.
+
+    Where there are logits, `binary_cross_entropy_with_logits` is exact and this is not.
+
+    Raises
+    ------
+    ValueError
+        For unequal shapes, or a p outside [0, 1] (looking costs a transfer on a GPU).
+    """
+    _same_shape("binary_cross_entropy", p, target)
+    array = p.data if isinstance(p, engine.Tensor) else p
+    if not bool(((array >= 0) & (array <= 1)).all()):
+        raise ValueError(
+            "binary_cross_entropy takes probabilities, and some are outside [0, 1]; apply sigmoid "
+            "first, or use binary_cross_entropy_with_logits on the raw scores"
+        )
+    return _reduce(-(target * _bounded_log(p) + (1 - target) * _bounded_log1m(p)), reduction)
+
+
+@primitive(broadcasts=True)
+def _bce_with_logits(xp: Any, x: Array, target: Array) -> Array:
+    return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-xp.absolute(x)))
+
+
+_bce_with_logits.vjp("x", lambda g, x, target: g * (sigmoid(x) - target))
+_bce_with_logits.vjp("target", lambda g, x: -g * x)
+
+
+def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """`binary_cross_entropy(sigmoid(x), target)`, exact for any x."""
+    _same_shape("binary_cross_entropy_with_logits", x, target)
+    return _reduce(_bce_with_logits(x, target), reduction)
+
+
+# Cross-entropy: one operation for softmax, logarithm, choice of the label and mean. It works on
+# (C, n), classes first, because NumPy reduces long axes faster than short ones.
+
+
+def _cross_entropy_in_steps(
+    logits: Any, labels: Any, weights: Any, axis: int, reduction: str
+) -> Any:
+    """The same loss in primitives (logits (C, n), labels and weights (n,)): its composite."""
+    axes = (axis, *[i for i in range(logits.ndim) if i != axis])
+    flat = reshape(transpose(logits, axes), (logits.shape[axis], -1))
+    chosen = take_along_axis(log_softmax(flat, axis=0), labels.reshape(1, -1), 0)
+    losses = reshape(-chosen, (-1,)) * weights
+    rest = [logits.shape[i] for i in axes[1:]]
+    return reshape(losses, rest) if reduction == "none" else sum(losses)
+
+
+@primitive(residuals=("probabilities", "shape"), composite=_cross_entropy_in_steps)
+def _cross_entropy(
+    xp: Any, logits: Array, *, labels: Array, weights: Array, axis: int, reduction: str
+) -> Any:
+    x = xp.moveaxis(logits, axis, 0)
+    flat = x.reshape(x.shape[0], -1)
+    centred = flat - xp.max(flat, axis=0)
+    probabilities = xp.exp(centred)
+    total = xp.add.reduce(probabilities, 0)
+    probabilities /= total
+    losses = (xp.log(total) - centred[labels, xp.arange(labels.size)]) * weights
+    out = losses.reshape(x.shape[1:]) if reduction == "none" else xp.add.reduce(losses)
+    return out, probabilities, logits.shape
+
+
+def _cross_entropy_rule(
+    g: Array, needs: Any, probabilities: Array, shape: Any, labels: Array, weights: Array, axis: int
+) -> Any:
+    xp = backend.namespaces[labels.__class__]
+    scale = g.reshape(-1) * weights
+    flat = probabilities * scale
+    flat[labels, xp.arange(labels.size)] -= scale
+    rest = [n for i, n in enumerate(shape) if i != axis]
+    return (xp.moveaxis(flat.reshape(shape[axis], *rest), 0, axis),)
+
+
+_cross_entropy.vjp_all(_cross_entropy_rule)
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    axis: int = 1,
+) -> Any:
+    """-log(softmax(logits)[target]) for each position, over the classes along `axis`.
+
+    Parameters
+    ----------
+    logits
+        (N, C), (N, C, d1, ...) or (C,): floats, one for each class.
+    target
+        Labels (integers 0 ... C-1), of the shape of `logits` without `axis`; or probabilities
+        (floats) of the shape of `logits`.
+    weight
+        (C,): a factor for each class. The mean is then divided by the sum of the factors used.
+    ignore_index
+        A label that counts for nothing.
+    reduction
+        "mean", "sum" or "none".
+    axis
+        The axis of the classes: 1 as in PyTorch (0 for logits of one axis); -1 puts them last.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match or a label is out of range; the message gives value and position.
+    TypeError
+        If labels are neither integers nor floats.
+    """
+    _known(reduction)
+    axis = 0 if logits.ndim == 1 else axis
+    if not -logits.ndim <= axis < logits.ndim:
+        raise ValueError(f"cross_entropy: axis {axis} is out of range for shape {logits.shape}")
+    axis %= logits.ndim
+    target = target if hasattr(target, "dtype") else np.asarray(target)
+    array = logits.data if isinstance(logits, engine.Tensor) else logits
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(logits, target, weight, reduction, axis)
+    labels = target.data if isinstance(target, engine.Tensor) else target
+    known = backend.of(labels)
+    host = known.to_host(labels) if known else np.asarray(labels)
+    ignored = _check_labels(host, array.shape, axis, ignore_index)
+    xp = backend.namespaces[array.__class__]
+    flat = np.where(ignored, 0, host).reshape(-1)
+    factors = (~ignored).reshape(-1).astype(array.dtype)
+    if weight is not None:
+        bare = weight.data if isinstance(weight, engine.Tensor) else weight
+        of_class = backend.of(bare)
+        factors *= (of_class.to_host(bare) if of_class else np.asarray(bare))[flat]
+    if reduction == "mean":
+        factors /= factors.sum()
+    return _cross_entropy(
+        logits,
+        labels=xp.asarray(flat),
+        weights=xp.asarray(factors),
+        axis=axis,
+        reduction="none" if reduction == "none" else "sum",
+    )
+
+
+def _soft_cross_entropy(logits: Any, target: Any, weight: Any, reduction: str, axis: int) -> Any:
+    _same_shape("cross_entropy with probabilities", logits, target)
+    logs = log_softmax(logits, axis=axis)
+    if weight is not None:
+        logs = logs * reshape(weight, [-1 if i == axis else 1 for i in range(logits.ndim)])
+    losses = -sum(multiply(target, logs), axis=axis)
+    return _reduce(losses, reduction)
+
+
+def _check_labels(
+    labels: np.ndarray, shape: tuple[int, ...], axis: int, ignore_index: int
+) -> np.ndarray:
+    """Refuse labels that do not fit; returns which are to be ignored."""
+    classes, expected = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if labels.dtype.kind not in "iu":
+        raise TypeError(
+            f"cross_entropy: labels must be integers (or float probabilities), not {labels.dtype}"
+        )
+    if labels.shape != expected:
+        raise ValueError(
+            f"cross_entropy: logits of shape {shape} with classes along axis {axis} need labels of "
+            f"shape {expected}, got {labels.shape}"
+        )
+    ignored = labels == ignore_index
+    wrong = (labels < 0) | (labels >= classes)
+    wrong &= ~ignored
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"cross_entropy: label {labels[at]} at position {at} is out of range; with {classes} "
+            f"classes labels are 0 ... {classes - 1}"
+        )
+    return np.asarray(ignored)

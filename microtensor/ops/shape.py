@@ -1,0 +1,221 @@
+"""Operations that move numbers without changing them: reshape, transpose, join, split, pad.
+
+Their derivatives move the cotangent back. Results may share memory with their argument, as in
+NumPy; gradients never do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from microtensor.backend import Array
+from microtensor.engine import primitive
+
+
+@primitive(residuals=("before",))
+def _reshape(xp: Any, x: Array, *, shape: Any) -> Any:
+    return x.reshape(shape), x.shape
+
+
+_reshape.vjp("x", lambda g, before: _reshape(g, shape=before))
+
+
+def _ints(values: tuple[Any, ...]) -> tuple[int, ...]:
+    """Accept f(x, 2, 3) and f(x, (2, 3)) alike."""
+    if len(values) == 1 and isinstance(values[0], (tuple, list)):
+        values = tuple(values[0])
+    return tuple([operator.index(value) for value in values])
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """The same numbers in another shape: `reshape(x, 2, 3)` or `reshape(x, (2, 3))`; -1 infers."""
+    return _reshape(x, shape=_ints(shape))
+
+
+@primitive
+def _transpose(xp: Any, x: Array, *, axes: tuple[int, ...]) -> Array:
+    return x.transpose(axes)
+
+
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(axes)), key=lambda i: axes[i]))
+
+
+_transpose.vjp("x", lambda g, axes: _transpose(g, axes=_inverse(axes)))
+
+
+def transpose(x: Any, *axes: Any) -> Any:
+    """Axes in another order, all of them; without `axes`, reversed."""
+    order = () if axes in ((), (None,)) else _ints(axes)
+    order = tuple([a % x.ndim for a in order]) or tuple(range(x.ndim))[::-1]
+    return _transpose(x, axes=order)
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """Two axes exchanged."""
+    order = list(range(x.ndim))
+    order[axis1], order[axis2] = order[axis2], order[axis1]
+    return _transpose(x, axes=tuple(order))
+
+
+def moveaxis(x: Any, source: Any, destination: Any) -> Any:
+    """Axes moved to new positions, the others keeping their order."""
+    to = [d % x.ndim for d in (destination if _many(destination) else (destination,))]
+    moved = [s % x.ndim for s in (source if _many(source) else (source,))]
+    if len(to) != len(moved):
+        raise ValueError(f"moveaxis: {len(moved)} axes to move, but {len(to)} destinations")
+    order = [i for i in range(x.ndim) if i not in moved]
+    for d, s in sorted(zip(to, moved, strict=True)):
+        order.insert(d, s)
+    return _transpose(x, axes=tuple(order))
+
+
+def _many(axis: Any) -> bool:
+    return isinstance(axis, (tuple, list))
+
+
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
+    """New axes of length 1 at the positions `axis` of the result."""
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    ndim = x.ndim + len(axes)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"expand_dims: axis {a} is out of range for a result of {ndim} axes")
+    new = {a % ndim for a in axes}
+    old = iter(x.shape)
+    return _reshape(x, shape=tuple([1 if i in new else next(old) for i in range(ndim)]))
+
+
+def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
+    """Axes of length 1 removed: all of them, or those named, which must have length 1."""
+    axes: Any = axis if _many(axis) else (axis,)
+    if axis is None:
+        axes = [i for i, n in enumerate(x.shape) if n == 1]
+    drop = {a % x.ndim for a in axes}
+    for a in drop:
+        if x.shape[a] != 1:
+            raise ValueError(f"squeeze: axis {a} of shape {x.shape} has length {x.shape[a]}, not 1")
+    return _reshape(x, shape=tuple([n for i, n in enumerate(x.shape) if i not in drop]))
+
+
+@primitive(residuals=("lengths",))
+def _concatenate(xp: Any, *arrays: Array, axis: int) -> Any:
+    return xp.concatenate(arrays, axis=axis), tuple([array.shape[axis] for array in arrays])
+
+
+_concatenate.vjp("arrays", lambda g, lengths, axis: _pieces(g, lengths=lengths, axis=axis))
+
+
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays joined along an axis they have."""
+    return _concatenate(*arrays, axis=axis)
+
+
+@primitive
+def _pieces(xp: Any, x: Array, *, lengths: tuple[int, ...], axis: int) -> tuple[Array, ...]:
+    """Cut along `axis` into pieces of the given lengths: one node with many results."""
+    before = (slice(None),) * (axis % x.ndim)
+    ends = itertools.accumulate(lengths)
+    return tuple([x[(*before, slice(e - n, e))] for e, n in zip(ends, lengths, strict=True)])
+
+
+@primitive(differentiable=False)
+def _zeros(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
+    return xp.zeros(shape, x.dtype)
+
+
+def _filled(g: tuple[Any, ...], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Cotangents of several results, with zeros for those that nobody used."""
+    used = next(c for c in g if c is not None)
+    return [_zeros(used, shape=s) if c is None else c for c, s in zip(g, shapes, strict=True)]
+
+
+def _pieces_rule(g: tuple[Any, ...], out: tuple[Any, ...], axis: int) -> Any:
+    return _concatenate(*_filled(g, [piece.shape for piece in out]), axis=axis)
+
+
+_pieces.vjp("x", _pieces_rule)
+
+
+def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+    """Cut along `axis`: into n equal sections, or before each of the given indices."""
+    n = x.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if indices_or_sections <= 0 or n % indices_or_sections:
+            raise ValueError(
+                f"split: axis {axis} has length {n}, which {indices_or_sections} equal sections "
+                "cannot share; give the indices to cut at instead"
+            )
+        lengths = [n // indices_or_sections] * indices_or_sections
+    else:
+        cuts = [0, *[min(max(i + n if i < 0 else i, 0), n) for i in indices_or_sections], n]
+        lengths = [max(b - a, 0) for a, b in itertools.pairwise(cuts)]
+    return tuple(_pieces(x, lengths=tuple(lengths), axis=axis))
+
+
+@primitive
+def _stack(xp: Any, *arrays: Array, axis: int) -> Array:
+    return xp.stack(arrays, axis=axis)
+
+
+_stack.vjp("arrays", lambda g, axis: unstack(g, axis=axis))
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape, put side by side along a new axis."""
+    return _stack(*arrays, axis=axis)
+
+
+@primitive
+def unstack(xp: Any, x: Array, axis: int = 0) -> tuple[Array, ...]:
+    """All slices along `axis`, as a tuple: one node, however many."""
+    if x.ndim == 0:
+        raise ValueError("unstack: a 0-d array has no axis to take apart")
+    before = (slice(None),) * (axis % x.ndim)
+    return tuple([x[(*before, i)] for i in range(x.shape[axis])])
+
+
+unstack.vjp("x", lambda g, out, axis: _stack(*_filled(g, [o.shape for o in out]), axis=axis))
+
+
+@primitive
+def _pad(xp: Any, x: Array, *, widths: tuple[tuple[int, int], ...], value: float) -> Array:
+    return xp.pad(x, widths, constant_values=value)
+
+
+@primitive
+def _crop(xp: Any, x: Array, *, widths: tuple[tuple[int, int], ...]) -> Array:
+    return x[tuple([slice(b, n - a) for (b, a), n in zip(widths, x.shape, strict=True)])]
+
+
+_pad.vjp("x", lambda g, widths: _crop(g, widths=widths))
+_crop.vjp("x", lambda g, widths: _pad(g, widths=widths, value=0))
+
+
+def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
+    """Surround `x` with `value`.
+
+    `pad_width` is as in NumPy: a number for all sides, (before, after) for all axes, or such a pair
+    for each axis.
+    """
+    if isinstance(pad_width, int):
+        pad_width = (pad_width, pad_width)
+    if isinstance(pad_width[0], int):
+        pad_width = (pad_width,) * x.ndim
+    if len(pad_width) != x.ndim or any(b < 0 or a < 0 for b, a in pad_width):
+        raise ValueError(
+            f"pad: pad_width {pad_width} must hold a pair of numbers >= 0 for each of {x.ndim} axes"
+        )
+    return _pad(x, widths=tuple([(int(b), int(a)) for b, a in pad_width]), value=value)
+
+
+@primitive
+def flip(xp: Any, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The order reversed along `axis` (None: all axes)."""
+    return xp.flip(x, axis)
+
+
+flip.vjp("x", lambda g, axis: flip(g, axis))
