@@ -1,0 +1,608 @@
+"""Recurrent layers: any cell, unrolled over time.
+
+`Recurrent` makes a layer of a cell; `RNN`, `LSTM` and `GRU` are such layers with PyTorch's names
+and arguments. Sizes in this file: T steps, B sequences, I inputs, H hidden units, G gates,
+L layers, D directions (1, or 2 if bidirectional).
+
+The loop over time is an ordinary Python loop over the cell's per-step version. Two things are taken
+out of it: the input product of all T steps, which is one matrix product, and cutting the sequence
+into steps, which is one operation (`unstack`) and not T slices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from microtensor import backend
+from microtensor.backend import Array, Generator
+from microtensor.nn import functional, init
+from microtensor.nn.functional import linear
+from microtensor.nn.layers import check_size, new_parameter
+from microtensor.nn.module import Module
+from microtensor.ops.elementwise import sigmoid, tanh, where
+from microtensor.ops.shape import concatenate, expand_dims, split, squeeze, stack, unstack
+from microtensor.recurrence import Cell, gru, lstm, rnn_relu, rnn_tanh
+from microtensor.tensor import Tensor
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
+
+# One step: what the step is given of the input, and the state before; the output, the state after.
+Step = Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]
+
+
+class Recurrent(Module):
+    """A recurrent layer, or several on top of each other, made of any cell.
+
+    Parameters
+    ----------
+    cell
+        A `recurrence.Cell`; or a `Module` with a method `step(x, state)`, for a recurrence that is
+        not of a cell's form. `x` is then the input of one step, (B, I), and `state` a tensor or a
+        tuple of tensors (B, ...). It returns the new state, whose first value is the output, as
+        cells do; or (output, new state). Such a module brings its own weights, so it makes one
+        layer in one direction. Where a call gives no initial state, `cell.initial_state(B)`
+        is asked for one; without that method it is a tensor of zeros (B, hidden_size).
+    input_size, hidden_size
+        I and H. A module may leave them out.
+    num_layers
+        L; each layer after the first reads the outputs of the one below.
+    bias
+        True: `bias_ih` and `bias_hh`, as in PyTorch. "single": no `bias_hh`, the count of
+        TensorFlow and Keras. False: none.
+    batch_first
+        Whether input and output are (B, T, ...) instead of (T, B, ...). States never are.
+    dropout
+        Probability of `functional.dropout` on the outputs of every layer but the last.
+    bidirectional
+        Whether a second set of weights reads each sequence from its end; outputs are joined.
+    recurrent_dropout
+        Probability of zeroing a unit of h before the recurrent product, with one mask for the
+        whole sequence (Gal and Ghahramani 2016, "A theoretically grounded application of dropout
+        in recurrent neural networks"). Each layer, direction and sequence has its own mask.
+    dtype, generator
+        Of the parameters; where their first values, and all masks, are drawn from.
+
+    Attributes
+    ----------
+    weight_ih_l{k}, weight_hh_l{k}
+        Shapes (G*H, I) and (G*H, H), with (G*H, D*H) for the input of layers k > 0; the second
+        direction's end in `_reverse`. First values are uniform in +-1/sqrt(H), as PyTorch's.
+    bias_ih_l{k}, bias_hh_l{k}
+        Shape (G*H,).
+    {name}_l{k}
+        Shape (H,), for each of the cell's weights per unit.
+
+    Raises
+    ------
+    ValueError
+        If a size is not a positive integer, a probability not in [0, 1], `bias` none of the three.
+    TypeError
+        If `cell` is neither of the two things.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+        generator: Generator | None = None,
+    ) -> None:
+        if not isinstance(bias, bool) and bias != "single":
+            raise ValueError(f'bias must be True, False or "single", got {bias!r}')
+        functional.check_probability("dropout", dropout)
+        functional.check_probability("recurrent_dropout", recurrent_dropout)
+        self.cell = cell
+        self.num_layers = check_size("num_layers", num_layers)
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.recurrent_dropout = recurrent_dropout
+        self.generator = generator
+        self.directions = 2 if bidirectional else 1
+        if isinstance(cell, Module):
+            self._check_module(cell)
+            self.input_size = (
+                getattr(cell, "input_size", None) if input_size is None else input_size
+            )
+            size = getattr(cell, "hidden_size", None) if hidden_size is None else hidden_size
+            self.hidden_size = size
+            return
+        if not isinstance(cell, Cell):
+            raise TypeError(
+                f"cell must be a recurrence.Cell or a Module with a method step(x, state), "
+                f"not {type(cell).__name__}"
+            )
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        for k in range(self.num_layers):
+            inputs = self.input_size if k == 0 else self.hidden_size * self.directions
+            for direction in range(self.directions):
+                for name, shape in parameter_shapes(cell, inputs, self.hidden_size, bias).items():
+                    parameter = new_parameter(shape, dtype)
+                    bound = 1.0 / math.sqrt(self.hidden_size)
+                    init.uniform_(parameter, -bound, bound, generator)
+                    setattr(self, _indexed(name, k, direction), parameter)
+
+    def _check_module(self, cell: Module) -> None:
+        if not callable(getattr(type(cell), "step", None)):
+            raise TypeError(f"{type(cell).__name__} has no method step(x, state)")
+        if self.num_layers > 1 or self.bidirectional or self.recurrent_dropout or self.dropout:
+            raise ValueError(
+                f"{type(cell).__name__} is a module with weights of its own: it makes one layer in "
+                "one direction, without dropout; put several Recurrent layers on top of each other"
+            )
+
+    def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
+        """Run over whole sequences.
+
+        Parameters
+        ----------
+        x
+            Shape (T, B, I), or (B, T, I) with `batch_first`; or (T, I) for one sequence.
+        state
+            The state before the first step: for each of the cell's state values a tensor
+            (L*D, B, H), one alone bare, several as a tuple; (L*D, H) with one sequence. Zeros if
+            None. Gradients flow into it.
+        lengths
+            The number of valid steps of each sequence, B integers from 1 to T, in any order; the
+            rest is padding. It is never read, outputs there are zero, the final state is the one
+            after each sequence's own last step, and the reverse direction starts there:
+            the meaning of PyTorch's packed sequences.
+
+        Returns
+        -------
+        output
+            (T, B, D*H), or (B, T, D*H) with `batch_first`; or (T, D*H).
+        state
+            The state after the last step, in the form of the argument.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, or a length is out of range; TypeError for a wrong dtype.
+        """
+        name = type(self).__name__
+        layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
+        if x.ndim not in (2, 3) or 0 in x.shape[:-1]:
+            raise ValueError(
+                f"{name}: the input must be {layout}, or (T, I) for one sequence, with at least "
+                f"one step and one sequence; got shape {x.shape}"
+            )
+        if self.input_size is not None and x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"{name}: input_size is {self.input_size}, but the last axis of the input "
+                f"{layout} is {x.shape[-1]} long; got shape {x.shape}"
+            )
+        alone = x.ndim == 2
+        time = 1 if self.batch_first else 0
+        if alone:
+            x = expand_dims(x, 1 - time)
+        steps, batch = x.shape[time], x.shape[1 - time]
+        place = backend.of(x.data if isinstance(x, Tensor) else x)
+        assert place is not None
+        values, several = self._initial_state(x, state, batch, alone, place)
+        padding = Padding.of(lengths, steps, batch, time, place)
+        if padding is not None:
+            x = where(padding.valid, x, 0.0)
+
+        finals = []
+        for k in range(self.num_layers):
+            outputs = []
+            for direction in range(self.directions):
+                rows, step = self._recurrence(x, k, direction, several, place)
+                inner = tuple([value[len(finals)] for value in values])
+                sequence, final = scan(step, rows, inner, bool(direction), padding)
+                outputs.append(stack(sequence, axis=time))
+                finals.append(final)
+            x = outputs[0] if len(outputs) == 1 else concatenate(outputs, axis=-1)
+            if self.dropout and k < self.num_layers - 1:
+                x = functional.dropout(x, self.dropout, self.training, self.generator)
+        if padding is not None:
+            x = where(padding.valid, x, 0.0)
+
+        new = [stack(list(layers), axis=0) for layers in zip(*finals, strict=True)]
+        if alone:
+            x, new = squeeze(x, 1 - time), [squeeze(value, 1) for value in new]
+        return x, tuple(new) if several else new[0]
+
+    def _recurrence(
+        self, x: Any, k: int, direction: int, several: bool, place: backend.Backend
+    ) -> tuple[Sequence[Any], Step]:
+        """What every step of layer k is given of the input, and the step."""
+        time = 1 if self.batch_first else 0
+        cell = self.cell
+        if isinstance(cell, Module):
+            return unstack(x, axis=time), _module_step(cell, several)
+        weights = self._weights(k, direction)
+        rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=time)
+        weight, bias = weights["weight_hh"], weights.get("bias_hh")
+        per_unit = {name: weights[name] for name in cell.per_unit}
+        mask = self._recurrent_mask(x.shape[1 - time], x.dtype, place)
+
+        def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            h = state[0] if mask is None else state[0] * mask
+            new = cell.step(row, linear(h, weight, bias), state, per_unit)
+            return new[0], new
+
+        return rows, step
+
+    def _weights(self, k: int, direction: int) -> dict[str, Any]:
+        """The parameters of layer k in one direction, by their names without the suffix."""
+        assert isinstance(self.cell, Cell)
+        names = parameter_shapes(self.cell, 1, 1, self.bias)
+        return {name: getattr(self, _indexed(name, k, direction)) for name in names}
+
+    def _recurrent_mask(self, batch: int, dtype: Any, place: backend.Backend) -> Array | None:
+        if not self.recurrent_dropout or not self.training:
+            return None
+        shape = (batch, self.hidden_size)
+        return functional.dropout_mask(shape, dtype, self.recurrent_dropout, place, self.generator)
+
+    def _initial_state(
+        self, x: Any, state: Any, batch: int, alone: bool, place: backend.Backend
+    ) -> tuple[list[Sequence[Any]], bool]:
+        """For each value of the state its (B, ...) in every layer; and whether they are several."""
+        name = type(self).__name__
+        cell = self.cell
+        blocks = self.num_layers * self.directions
+        if state is None:
+            if isinstance(cell, Module):
+                start = self._start_of_module(cell, batch, x, place)
+                several = isinstance(start, tuple | list)
+                return [[value] for value in (start if several else [start])], several
+            zeros = place.xp.zeros((batch, self.hidden_size), x.dtype)
+            return [[zeros] * blocks for _ in cell.state], len(cell.state) > 1
+        several = isinstance(state, tuple | list)
+        given = list(state) if several else [state]
+        if isinstance(cell, Cell) and (len(given), several) != (
+            len(cell.state),
+            len(cell.state) > 1,
+        ):
+            wanted = "a tuple" if len(cell.state) > 1 else "one tensor"
+            got = f"a {type(state).__name__} of {len(given)}" if several else "one tensor"
+            raise ValueError(f"{name}: the state is {wanted} ({', '.join(cell.state)}); got {got}")
+        if alone:
+            given = [expand_dims(value, 1) for value in given]
+        for i, value in enumerate(given):
+            wanted_shape: tuple[Any, ...] = (blocks, batch, self.hidden_size)
+            if isinstance(cell, Module):
+                wanted_shape = (blocks, batch, *value.shape[2:])
+            if value.shape != wanted_shape:
+                shown = wanted_shape[:1] + wanted_shape[2:] if alone else wanted_shape
+                got = value.shape[:1] + value.shape[2:] if alone else value.shape
+                raise ValueError(
+                    f"{name}: value {i} of the state must be (layers * directions, "
+                    f"{'' if alone else 'B, '}H) = {shown}, got {got}"
+                )
+            if value.dtype != x.dtype:
+                raise TypeError(f"{name}: the input is {x.dtype}, the state {value.dtype}")
+        return [unstack(value, axis=0) for value in given], several
+
+    def _start_of_module(self, cell: Module, batch: int, x: Any, place: backend.Backend) -> Any:
+        if callable(getattr(type(cell), "initial_state", None)):
+            return cell.initial_state(batch)
+        if self.hidden_size is None:
+            raise ValueError(
+                f"{type(self).__name__}: {type(cell).__name__} has neither a hidden_size nor a "
+                "method initial_state(batch_size); give a state with the call"
+            )
+        return place.xp.zeros((batch, self.hidden_size), x.dtype)
+
+    def extra_repr(self) -> str:
+        """Sizes, and every option that is not at its default."""
+        parts = [] if self.input_size is None else [str(self.input_size)]
+        parts += [] if self.hidden_size is None else [str(self.hidden_size)]
+        if isinstance(self.cell, Cell) and type(self) is Recurrent:
+            parts.insert(0, self.cell.name)
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "recurrent_dropout": 0.0,
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts)
+
+
+class RNN(Recurrent):
+    """The simple recurrent network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
+
+    `nonlinearity="relu"` replaces the tanh. The state is one tensor h (L*D, B, H). All else is
+    `Recurrent`'s; the names and the order of the arguments are `torch.nn.RNN`'s.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(
+            rnn_cell(nonlinearity),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            generator=generator,
+        )
+        self.nonlinearity = nonlinearity
+
+    def extra_repr(self) -> str:
+        """As `Recurrent`, with the nonlinearity if it is not the tanh."""
+        extra = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}"
+        return super().extra_repr() + extra
+
+
+class LSTM(Recurrent):
+    """The LSTM with a forget gate; rows of the weights in the order i, f, g, o.
+
+    c_t = sigma(f) c_{t-1} + sigma(i) tanh(g),   h_t = sigma(o) tanh(c_t)
+
+    where i, f, g, o are the blocks of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh. The state is the tuple
+    (h, c), each (L*D, B, H). All else is `Recurrent`'s; names and order of the arguments are
+    `torch.nn.LSTM`'s.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(
+            lstm,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            generator=generator,
+        )
+
+
+class GRU(Recurrent):
+    """The gated recurrent unit; rows of the weights in the order r, z, n.
+
+    r = sigma(W_ir x + b_ir + W_hr h + b_hr),   z = sigma(W_iz x + b_iz + W_hz h + b_hz)
+    n = tanh(W_in x + b_in + r (W_hn h + b_hn))           reset="after", PyTorch's and cuDNN's
+    n = tanh(W_in x + b_in + W_hn (r h) + b_hn)           reset="before", Cho et al. 2014
+    h' = (1 - z) n + z h
+
+    With `reset="before"`, the form of documents 000 and 002 and of Keras before 2.1.5, the state
+    meets the reset gate before the product; the weights have the same names and shapes. The state
+    is one tensor h (L*D, B, H). All else is `Recurrent`'s; names and order of the other arguments
+    are `torch.nn.GRU`'s.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset: str = "after",
+        recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(
+            gru,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            generator=generator,
+        )
+        self.reset = check_reset(reset)
+
+    def _recurrence(
+        self, x: Any, k: int, direction: int, several: bool, place: backend.Backend
+    ) -> tuple[Sequence[Any], Step]:
+        if self.reset == "after":
+            return super()._recurrence(x, k, direction, several, place)
+        time = 1 if self.batch_first else 0
+        weights = self._weights(k, direction)
+        rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=time)
+        mask = self._recurrent_mask(x.shape[1 - time], x.dtype, place)
+        advance = reset_before(weights["weight_hh"], weights.get("bias_hh"), mask)
+
+        def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            h = advance(row, state[0])
+            return h, (h,)
+
+        return rows, step
+
+    def extra_repr(self) -> str:
+        """As `Recurrent`, with `reset` if it is not "after"."""
+        extra = "" if self.reset == "after" else f", reset={self.reset!r}"
+        return super().extra_repr() + extra
+
+
+# -- what the layers share with the single-step modules of cells.py
+
+
+def rnn_cell(nonlinearity: str) -> Cell:
+    """The simple cell with this nonlinearity."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return rnn_tanh if nonlinearity == "tanh" else rnn_relu
+
+
+def check_reset(reset: str) -> str:
+    """ "after" or "before", else an error."""
+    if reset not in ("after", "before"):
+        raise ValueError(f'reset must be "after" or "before", got {reset!r}')
+    return reset
+
+
+def parameter_shapes(
+    cell: Cell, input_size: int, hidden_size: int, bias: bool | str
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters around a cell, in PyTorch's order."""
+    rows = len(cell.gates) * hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, input_size),
+        "weight_hh": (rows, hidden_size),
+    }
+    if bias:
+        shapes["bias_ih"] = (rows,)
+    if bias is True:
+        shapes["bias_hh"] = (rows,)
+    return shapes | {name: (hidden_size,) for name in cell.per_unit}
+
+
+def reset_before(weight: Any, bias: Any, mask: Any = None) -> Callable[[Any, Any], Any]:
+    """The step of the GRU whose reset gate acts before the product; see `GRU`.
+
+    `weight` (3H, H) and `bias` (3H,) or None are the recurrent ones, `mask` a dropout mask on h or
+    None. The step takes the input's product (B, 3H) and h (B, H), and returns the new h.
+    """
+    size = weight.shape[1]
+    of_gates, of_candidate = weight[: 2 * size], weight[2 * size :]
+    gate_bias = candidate_bias = None
+    if bias is not None:
+        gate_bias, candidate_bias = bias[: 2 * size], bias[2 * size :]
+
+    def step(row: Any, h: Any) -> Any:
+        seen = h if mask is None else h * mask
+        x_r, x_z, x_n = split(row, 3, axis=-1)
+        h_r, h_z = split(linear(seen, of_gates, gate_bias), 2, axis=-1)
+        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+        n = tanh(x_n + linear(r * seen, of_candidate, candidate_bias))
+        return (1 - z) * n + z * h
+
+    return step
+
+
+def scan(
+    step: Step,
+    rows: Sequence[Any],
+    state: tuple[Any, ...],
+    reverse: bool,
+    padding: Padding | None,
+) -> tuple[list[Any], tuple[Any, ...]]:
+    """The loop over time: the outputs in the order of `rows`, and the last state.
+
+    Where a sequence has ended the state stays as it is; seen from the end, it has not yet begun.
+    """
+    outputs: list[Any] = [None] * len(rows)
+    for t in reversed(range(len(rows))) if reverse else range(len(rows)):
+        outputs[t], new = step(rows[t], state)
+        if padding is not None and t >= padding.shortest:
+            new = tuple(
+                [where(padding.at(t, a.ndim), a, b) for a, b in zip(new, state, strict=True)]
+            )
+        state = new
+    return outputs, state
+
+
+class Padding(NamedTuple):
+    """Which steps of which sequences are valid, on the backend where they are used."""
+
+    valid: Array  # bool, (T, B, 1), or (B, T, 1) if the time axis is 1
+    time: int
+    shortest: int  # before this step all sequences are valid
+
+    @classmethod
+    def of(
+        cls, lengths: Any, steps: int, batch: int, time: int, place: backend.Backend
+    ) -> Padding | None:
+        """From the lengths as a caller gives them; None if nothing is padded."""
+        if lengths is None:
+            return None
+        bare = lengths.data if isinstance(lengths, Tensor) else lengths
+        found = backend.of(bare)
+        host = np.asarray(bare if found is None else found.to_host(bare))
+        if host.dtype.kind not in "iu" or host.shape != (batch,):
+            raise ValueError(
+                f"lengths must be {batch} integers, one for each sequence; "
+                f"got shape {host.shape} of {host.dtype}"
+            )
+        for i, length in enumerate(host.tolist()):
+            if not 1 <= length <= steps:
+                raise ValueError(
+                    f"lengths[{i}] is {length}; with T = {steps} steps it must be 1, ..., {steps}"
+                )
+        if host.min() == steps:
+            return None
+        valid = np.arange(steps)[:, None] < host
+        valid = valid if time == 0 else np.ascontiguousarray(valid.T)
+        return cls(place.from_host(valid[..., None]), time, int(host.min()))
+
+    def at(self, t: int, ndim: int) -> Array:
+        """Of step t, for a value with `ndim` axes (B, ...)."""
+        mask = self.valid[t] if self.time == 0 else self.valid[:, t]
+        return mask.reshape(mask.shape[:1] + (1,) * (ndim - 1))
+
+
+def _indexed(name: str, k: int, direction: int) -> str:
+    return f"{name}_l{k}{'_reverse' if direction else ''}"
+
+
+def _module_step(cell: Any, several: bool) -> Step:
+    """The reader's `step(x, state)` in the form of the loop.
+
+    What it returns is the new state, or one level around it: (output, new state).
+    """
+
+    def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        result = cell.step(row, state if several else state[0])
+        if not several:
+            output, new = result if isinstance(result, tuple) else (result, result)
+            return output, (new,)
+        output, new = result if isinstance(result[-1], tuple) else (result[0], result)
+        return output, tuple(new)
+
+    return step

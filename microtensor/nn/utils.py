@@ -1,0 +1,97 @@
+"""Clipping gradients, between `backward` and the optimizer's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from microtensor import backend, engine
+from microtensor.tensor import Tensor
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Shrink all gradients by one factor so that their norm, taken together, is at most `max_norm`.
+
+    g <- g min(1, max_norm / (|g| + 1e-6)), where |g| is the norm of all gradients as one vector.
+    (Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks",
+    algorithm 1; the 1e-6 is PyTorch's.)
+
+    Parameters
+    ----------
+    parameters
+        A tensor or several; those without a gradient are passed over. Gradients change in place.
+    max_norm
+        The largest norm allowed, not negative.
+    norm_type
+        p of the p-norm: a positive number, `math.inf` for the largest absolute value.
+    error_if_nonfinite
+        Whether a norm that is NaN or infinite is an error.
+
+    Returns
+    -------
+    Tensor
+        The norm before clipping, 0-d.
+
+    Raises
+    ------
+    ValueError
+        If `max_norm` is negative or `norm_type` not positive.
+    RuntimeError
+        If `error_if_nonfinite` and the norm is NaN or infinite; nothing is changed then.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must not be negative, got {max_norm!r}")
+    if not norm_type > 0:
+        raise ValueError(f"norm_type must be positive, got {norm_type!r}")
+    gradients = _gradients(parameters)
+    if not gradients:
+        return engine.wrap(backend.default().xp.zeros((), "float32"))
+    xp = backend.namespaces[type(gradients[0])]
+    if math.isinf(norm_type):
+        total = xp.stack([abs(g).max() for g in gradients if g.size] or [xp.zeros(())]).max()
+    else:
+        total = sum(((g * g) if norm_type == 2.0 else abs(g) ** norm_type).sum() for g in gradients)
+        total = total ** (1.0 / norm_type)
+    total = xp.asarray(total)
+    if error_if_nonfinite and not bool(xp.isfinite(total)):
+        raise RuntimeError(
+            f"the gradients' norm is {float(total)}, so they cannot be clipped; "
+            "detect_anomaly() finds the operation that made the first NaN or infinity"
+        )
+    # Kept on the device: comparing with max_norm on the host would wait for the GPU.
+    factor = xp.minimum(max_norm / (total + 1e-6), 1.0)
+    for g in gradients:
+        xp.multiply(g, factor.astype(g.dtype), out=g)
+        engine.written(g)
+    return engine.wrap(total)
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Bring every element of every gradient into [-clip_value, clip_value], in place.
+
+    Raises
+    ------
+    ValueError
+        If `clip_value` is negative.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_value must not be negative, got {clip_value!r}")
+    for g in _gradients(parameters):
+        xp = backend.namespaces[type(g)]
+        xp.minimum(xp.maximum(g, -clip_value), clip_value, out=g)
+        engine.written(g)
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Any]:
+    """The bare gradients, each parameter once."""
+    several = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    unique = {id(parameter): parameter for parameter in several}
+    return [p.grad.data for p in unique.values() if p.grad is not None]

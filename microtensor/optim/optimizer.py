@@ -1,0 +1,321 @@
+"""What all optimizers share: which parameters, in which groups, with what state.
+
+An optimizer works on bare arrays and writes parameters in place, through scratch arrays that it
+keeps, so a step allocates nothing. Gradients are read and never changed. Every write is reported
+to the engine, which can then refuse a backward pass that needs the values from before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from microtensor import backend, engine
+from microtensor.backend import Array
+from microtensor.tensor import Tensor
+
+__all__ = ["Optimizer"]
+
+
+class Slot:
+    """What an optimizer keeps for one parameter: its state by name, and two arrays to work in."""
+
+    __slots__ = ("arrays", "kind", "scratch", "spare", "step")
+
+    def __init__(self, data: Array, state: Mapping[str, float]) -> None:
+        xp = backend.namespaces[data.__class__]
+        self.arrays = {name: xp.full_like(data, value) for name, value in state.items()}
+        self.step = 0  # updates so far
+        self._work_on(data)
+
+    def _work_on(self, data: Array) -> None:
+        xp = backend.namespaces[data.__class__]
+        self.kind = (data.__class__, data.dtype, data.shape)
+        self.scratch, self.spare = xp.empty_like(data), xp.empty_like(data)
+
+    def follow(self, data: Array, name: str) -> None:
+        """The parameter has become another kind of array since the last step."""
+        if self.arrays:
+            raise RuntimeError(
+                f"parameter {name} was {self.kind[1]} {self.kind[2]} when its optimizer state was "
+                f"made and is {data.dtype} {data.shape} on {type(data).__module__} now; make the "
+                "optimizer after the last .astype() and .to()"
+            )
+        self._work_on(data)
+
+
+class Optimizer:
+    """Base of the optimizers: parameters in groups, hyperparameters, state by position.
+
+    Parameters
+    ----------
+    params
+        Tensors that require a gradient; or several groups of them, as dictionaries with "params"
+        and hyperparameters of their own. Order is kept, and a tensor that comes twice counts once.
+    defaults
+        The hyperparameters of groups that do not give their own.
+
+    Attributes
+    ----------
+    param_groups
+        A list of dictionaries; `optimizer.param_groups[0]["lr"] = 0.01` changes a learning rate.
+
+    Raises
+    ------
+    ValueError
+        If there is no parameter, one is the result of an operation or needs no gradient, or a
+        hyperparameter is out of range or unknown.
+    TypeError
+        If one is not a tensor.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]
+    ) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError("params must be a sequence of tensors, such as [tensor], not a tensor")
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self._slots: list[list[Slot | None]] = []
+        given = list(params)
+        if not given:
+            raise ValueError(f"{type(self).__name__} was given no parameters to optimize")
+        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters, with hyperparameters of their own if `group` names any."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError('a parameter group is a dictionary with "params"; got ' + repr(group))
+        given = group["params"]
+        tensors = [given] if isinstance(given, Tensor) else list(given)
+        known = {id(p) for existing in self.param_groups for p in existing["params"]}
+        unique = {id(p): p for p in tensors}
+        for place, parameter in enumerate(tensors):
+            self._check_parameter(place, parameter)
+        if not unique:
+            raise ValueError(f"{type(self).__name__} was given no parameters to optimize")
+        if known & unique.keys():
+            raise ValueError("a parameter is in more than one parameter group")
+        unknown = sorted(group.keys() - self.defaults.keys() - {"params"})
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no hyperparameters {unknown}; "
+                f"it has {sorted(self.defaults)}"
+            )
+        full = {**self.defaults, **group, "params": list(unique.values())}
+        self._check(full)
+        self.param_groups.append(full)
+        self._slots.append([None] * len(unique))
+
+    def _check_parameter(self, place: int, parameter: Any) -> None:
+        name = type(self).__name__
+        if not isinstance(parameter, Tensor):
+            raise TypeError(
+                f"{name}: parameter {place} is a {type(parameter).__name__}, not a tensor; "
+                "pass model.parameters()"
+            )
+        if not parameter.is_leaf:
+            raise ValueError(
+                f"{name}: parameter {place}, of shape {parameter.shape}, is the result of an "
+                "operation; only leaf tensors can be optimized"
+            )
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"{name}: parameter {place}, of shape {parameter.shape}, has requires_grad False "
+                "and would never change; leave it out, or call requires_grad_() on it"
+            )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Refuse hyperparameters out of range; subclasses add their own."""
+        check_number("lr", group["lr"])
+        check_number("weight_decay", group["weight_decay"])
+
+    def zero_grad(self) -> None:
+        """Forget all gradients: `grad` becomes None."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient; the others stay as they are."""
+        for group, slots in zip(self.param_groups, self._slots, strict=True):
+            for place, parameter in enumerate(group["params"]):
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                data = parameter.data
+                slot = slots[place]
+                if slot is None:
+                    slot = slots[place] = Slot(data, self._state(group))
+                elif slot.kind != (data.__class__, data.dtype, data.shape):
+                    slot.follow(data, str(place))
+                slot.step += 1
+                xp = backend.namespaces[data.__class__]
+                self._update(xp, data, gradient.data, slot, group)
+                engine.written(data)
+
+    def _update(
+        self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]
+    ) -> None:
+        """Change `data` in place. `gradient` must stay as it is; slot.step counts from 1."""
+        raise NotImplementedError
+
+    def _state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """Names of the arrays kept for each parameter, and the number each is filled with."""
+        raise NotImplementedError
+
+    def _gradient(
+        self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]
+    ) -> Array:
+        """The gradient with `maximize` and `weight_decay`: itself, or in slot.scratch."""
+        if group["maximize"]:
+            gradient = xp.negative(gradient, out=slot.scratch)
+        if group["weight_decay"]:
+            xp.multiply(data, group["weight_decay"], out=slot.spare)
+            gradient = xp.add(gradient, slot.spare, out=slot.scratch)
+        return gradient
+
+    # -- saving
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, as a flat dictionary of tensors (`mt.save` takes it).
+
+        "{i}.{name}" is the state of parameter i, counted through all groups, with the number of
+        its updates as "{i}.step"; "group{j}.{name}" are the hyperparameters of group j, and
+        "group{j}.params" the number of its parameters.
+        """
+        state = {}
+        for j, group in enumerate(self.param_groups):
+            state[f"group{j}.params"] = _host_tensor(len(group["params"]))
+            for name in self.defaults:
+                state[f"group{j}.{name}"] = _host_tensor(group[name])
+        for i, (_, slot) in enumerate(self._positions()):
+            if slot is not None:
+                state[f"{i}.step"] = _host_tensor(slot.step)
+                for name, array in slot.arrays.items():
+                    state[f"{i}.{name}"] = engine.wrap(array.copy())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of the same kind of optimizer over the same parameters.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit. All faults are listed, and nothing has been changed.
+        """
+        hosts = {name: _host(value) for name, value in state.items()}
+        faults: list[str] = []
+        groups, slots = [], []
+        i = 0
+        for j, group in enumerate(self.param_groups):
+            read = self._read_group(j, hosts, faults)
+            groups.append(read)
+            slots.append([])
+            for parameter in group["params"]:
+                slots[-1].append(self._read_slot(i, parameter, read, hosts, faults))
+                i += 1
+        faults += [f"unexpected: {name}" for name in hosts]
+        if faults:
+            lines = "\n  ".join(faults)
+            raise ValueError(
+                f"the state does not fit this {type(self).__name__}; nothing has been loaded\n"
+                f"  {lines}"
+            )
+        for group, read in zip(self.param_groups, groups, strict=True):
+            group.update(read)
+        self._slots = slots
+
+    def _positions(self) -> list[tuple[Tensor, Slot | None]]:
+        """Every parameter with its slot, through all groups."""
+        return [
+            pair
+            for group, slots in zip(self.param_groups, self._slots, strict=True)
+            for pair in zip(group["params"], slots, strict=True)
+        ]
+
+    def _read_group(
+        self, j: int, hosts: dict[str, np.ndarray], faults: list[str]
+    ) -> dict[str, Any]:
+        """The hyperparameters of group j, taken out of `hosts`."""
+        read: dict[str, Any] = {}
+        for name in ("params", *self.defaults):
+            value = hosts.pop(f"group{j}.{name}", None)
+            if value is None:
+                faults.append(f"missing: group{j}.{name}")
+            elif value.ndim > 1:
+                faults.append(f"wrong: group{j}.{name} has shape {value.shape}")
+            else:
+                read[name] = tuple(value.tolist()) if value.ndim else value.item()
+        count = len(self.param_groups[j]["params"])
+        saved = read.pop("params", count)
+        if saved != count:
+            faults.append(f"wrong: group{j} had {saved} parameters, here it has {count}")
+        read = {**self.param_groups[j], **read}
+        try:
+            self._check(read)
+        except ValueError as fault:
+            faults.append(f"wrong: group{j}: {fault}")
+        return read
+
+    def _read_slot(
+        self,
+        i: int,
+        parameter: Tensor,
+        group: dict[str, Any],
+        hosts: dict[str, np.ndarray],
+        faults: list[str],
+    ) -> Slot | None:
+        """The state of parameter i, taken out of `hosts`; None if it was never updated."""
+        if not any(name.startswith(f"{i}.") for name in hosts):
+            return None
+        data = parameter.data
+        slot = Slot(data, self._state(group))
+        target = backend.of(data)
+        assert target is not None
+        for name in ("step", *slot.arrays):
+            value = hosts.pop(f"{i}.{name}", None)
+            shape = () if name == "step" else data.shape
+            if value is None:
+                faults.append(f"missing: {i}.{name}")
+            elif value.shape != shape or value.dtype.kind not in "fiu":
+                faults.append(
+                    f"wrong: {i}.{name} is {value.dtype} of shape {value.shape}, must be {shape}"
+                )
+            elif name == "step":
+                slot.step = int(value)
+            else:
+                slot.arrays[name] = target.from_host(value.astype(data.dtype))
+        return slot
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for j, group in enumerate(self.param_groups):
+            options = ", ".join(f"{name}={group[name]!r}" for name in self.defaults)
+            lines.append(f"  group {j}: {len(group['params'])} parameters, {options}")
+        return "\n".join([*lines, ")"])
+
+
+def check_number(name: str, value: Any, below: float = math.inf) -> None:
+    """Refuse what is not a number in [0, below)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= float(value) < below:
+        bound = f"and below {below:g}" if below < math.inf else "and finite"
+        raise ValueError(f"{name} must be at least 0 {bound}, got {value!r}")
+
+
+def _host_tensor(value: Any) -> Tensor:
+    tensor: Tensor = engine.wrap(np.asarray(value))
+    return tensor
+
+
+def _host(value: Any) -> np.ndarray:
+    bare = value.data if isinstance(value, Tensor) else value
+    found = backend.of(bare)
+    return np.array(bare if found is None else found.to_host(bare))

@@ -1,0 +1,532 @@
+"""Recurrent layers against a naive loop, against finite differences, and against themselves."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import microtensor as mt
+from microtensor import nn
+from microtensor.recurrence import cell, peephole_lstm
+
+_spec = importlib.util.spec_from_file_location(
+    "reference", pathlib.Path(__file__).with_name("reference.py")
+)
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+# All different, so that no transposition goes unnoticed.
+T, B, I, H = 5, 3, 4, 2
+
+
+def build(kind, **options):
+    if kind == "gru_before":
+        return nn.GRU(I, H, reset="before", dtype="float64", **options)
+    if kind == "peephole_lstm":
+        return nn.Recurrent(peephole_lstm, I, H, dtype="float64", **options)
+    if kind == "rnn_relu":
+        return nn.RNN(I, H, nonlinearity="relu", dtype="float64", **options)
+    layer = {"rnn_tanh": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[kind]
+    return layer(I, H, dtype="float64", **options)
+
+
+KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before", "peephole_lstm")
+kinds = st.sampled_from(KINDS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def arrays_of(layer):
+    return {name: value.detach().numpy() for name, value in layer.state_dict().items()}
+
+
+def spread(layer, rng):
+    """Larger weights than the initial ones, so that every nonlinearity is felt."""
+    state = {name: rng.normal(size=p.shape) for name, p in layer.named_parameters()}
+    layer.load_state_dict(state)
+
+
+def draw_state(layer, rng, batch=B):
+    blocks = layer.num_layers * layer.directions
+    return tuple(rng.normal(size=(blocks, batch, H)) for _ in layer.cell.state)
+
+
+def as_state(values, requires_grad=False):
+    tensors = tuple(mt.tensor(value, requires_grad=requires_grad) for value in values)
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
+def parts(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+@given(
+    kind=kinds,
+    seed=seeds,
+    layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    batch_first=st.booleans(),
+    bias=st.sampled_from([True, False, "single"]),
+    lengths=st.none() | st.lists(st.integers(1, T), min_size=B, max_size=B),
+    with_state=st.booleans(),
+)
+def test_layers_agree_with_a_naive_loop(
+    kind, seed, layers, bidirectional, batch_first, bias, lengths, with_state
+):
+    rng = np.random.default_rng(seed)
+    layer = build(
+        kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first, bias=bias
+    )
+    spread(layer, rng)
+    x = rng.normal(size=(T, B, I))
+    state = draw_state(layer, rng)
+    if not with_state:
+        state = tuple(np.zeros_like(value) for value in state)
+    output, final = layer(
+        mt.tensor(x.swapaxes(0, 1) if batch_first else x),
+        as_state(state) if with_state else None,
+        lengths=lengths,
+    )
+    expected, expected_final = reference.whole_layer(
+        kind.removesuffix("_before"),
+        arrays_of(layer),
+        x,
+        state,
+        [T] * B if lengths is None else lengths,
+        layers,
+        layer.directions,
+        "before" if kind == "gru_before" else "after",
+    )
+    got = output.detach().numpy().swapaxes(0, 1) if batch_first else output.detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+    assert len(parts(final)) == len(expected_final)
+    for a, b in zip(parts(final), expected_final, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-10, atol=1e-12)
+
+
+@given(
+    kind=kinds,
+    seed=seeds,
+    bidirectional=st.booleans(),
+    lengths=st.none() | st.lists(st.integers(1, T), min_size=B, max_size=B),
+)
+def test_every_gradient_agrees_with_finite_differences(kind, seed, bidirectional, lengths):
+    rng = np.random.default_rng(seed)
+    layer = build(kind, num_layers=2, bidirectional=bidirectional)
+    if kind != "rnn_relu":  # whose kinks are easily hit; its initial weights do
+        spread(layer, rng)
+    x = mt.tensor(rng.normal(size=(T, B, I)), requires_grad=True)
+    state = as_state(draw_state(layer, rng), requires_grad=True)
+    weights = None
+
+    def loss():
+        nonlocal weights
+        output, final = layer(x, state, lengths=lengths)
+        values = (output, *parts(final))
+        if weights is None:
+            weights = [rng.normal(size=value.shape) for value in values]
+        total = 0.0
+        for value, weight in zip(values, weights, strict=True):
+            total = total + (value * weight).sum()
+        return total
+
+    loss().backward()
+    leaves = {"x": x, **dict(layer.named_parameters())}
+    leaves |= {f"state {i}": value for i, value in enumerate(parts(state))}
+    step = 1e-6
+    for name, leaf in leaves.items():
+        direction = rng.normal(size=leaf.shape)
+        direction /= np.linalg.norm(direction)
+        original = leaf.data.copy()
+        with mt.no_grad():
+            leaf.data[...] = original + step * direction
+            up = loss().item()
+            leaf.data[...] = original - step * direction
+            down = loss().item()
+        leaf.data[...] = original
+        slope = (up - down) / (2 * step)
+        got = float((leaf.grad.detach().numpy() * direction).sum())
+        assert got == pytest.approx(slope, rel=1e-6, abs=1e-7), name
+
+
+@given(kind=kinds, seed=seeds, lengths=st.lists(st.integers(1, T), min_size=B, max_size=B))
+def test_lengths_mean_running_each_sequence_alone(kind, seed, lengths):
+    rng = np.random.default_rng(seed)
+    layer = build(kind, num_layers=2, bidirectional=True)
+    x = rng.normal(size=(T, B, I))
+    for b, n in enumerate(lengths):
+        x[n:, b] = np.nan  # padding is never read
+    tensor = mt.tensor(x, requires_grad=True)
+    state = draw_state(layer, rng)
+    output, final = layer(tensor, as_state(state), lengths=lengths)
+    for b, n in enumerate(lengths):
+        alone = as_state(tuple(value[:, b] for value in state))
+        expected, expected_final = layer(mt.tensor(x[:n, b]), alone)
+        np.testing.assert_allclose(
+            output.detach().numpy()[:n, b], expected.detach().numpy(), atol=1e-12
+        )
+        assert np.all(output.detach().numpy()[n:, b] == 0)
+        for a, e in zip(parts(final), parts(expected_final), strict=True):
+            np.testing.assert_allclose(a.detach().numpy()[:, b], e.detach().numpy(), atol=1e-12)
+    output.sum().backward()
+    for b, n in enumerate(lengths):
+        assert np.all(tensor.grad.detach().numpy()[n:, b] == 0)
+        assert np.all(np.isfinite(tensor.grad.detach().numpy()[:n, b]))
+    assert all(np.all(np.isfinite(p.grad.detach().numpy())) for p in layer.parameters())
+
+
+@given(kind=kinds, seed=seeds)
+def test_the_second_direction_is_the_flipped_sequence(kind, seed):
+    rng = np.random.default_rng(seed)
+    both, one = build(kind, bidirectional=True), build(kind)
+    spread(both, rng)
+    one.load_state_dict(
+        {
+            name.removesuffix("_reverse"): value
+            for name, value in both.state_dict().items()
+            if name.endswith("_reverse")
+        }
+    )
+    x = rng.normal(size=(T, B, I))
+    output, final = both(mt.tensor(x))
+    flipped, flipped_final = one(mt.tensor(x[::-1].copy()))
+    np.testing.assert_allclose(
+        output.detach().numpy()[..., H:], flipped.detach().numpy()[::-1], atol=1e-14
+    )
+    for a, b in zip(parts(final), parts(flipped_final), strict=True):
+        np.testing.assert_allclose(a.detach().numpy()[1], b.detach().numpy()[0], atol=1e-14)
+
+
+@given(kind=kinds, seed=seeds, cut=st.integers(1, T - 1))
+def test_a_carried_state_continues_the_sequence(kind, seed, cut):
+    rng = np.random.default_rng(seed)
+    layer = build(kind, num_layers=2)
+    x = rng.normal(size=(T, B, I))
+    whole, whole_final = layer(mt.tensor(x))
+    first, state = layer(mt.tensor(x[:cut]))
+    second, final = layer(mt.tensor(x[cut:]), state)
+    joined = np.concatenate([first.detach().numpy(), second.detach().numpy()])
+    np.testing.assert_allclose(joined, whole.detach().numpy(), atol=1e-14)
+    for a, b in zip(parts(final), parts(whole_final), strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_detaching_the_state_cuts_the_gradient(kind):
+    layer = build(kind)
+    x = mt.randn((T, B, I), dtype="float64", requires_grad=True)
+    _, state = layer(x)
+    output, _ = layer(mt.randn((T, B, I), dtype="float64"), mt.detach(state))
+    output.sum().backward()
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_sequence_without_a_batch_axis(kind):
+    layer = build(kind, num_layers=2, bidirectional=True, batch_first=True)
+    x = mt.randn((T, I), dtype="float64")
+    state = as_state(draw_state(layer, np.random.default_rng(0), batch=1))
+    alone = tuple(value[:, 0] for value in parts(state))
+    output, final = layer(x, alone if len(alone) > 1 else alone[0])
+    batched, batched_final = layer(mt.expand_dims(x, 0), state)
+    assert output.shape == (T, 2 * H)
+    np.testing.assert_array_equal(output.detach().numpy(), batched.detach().numpy()[0])
+    for a, b in zip(parts(final), parts(batched_final), strict=True):
+        assert a.shape == (4, H)
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy()[:, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_step_modules_agree_with_the_layer(kind):
+    if kind == "peephole_lstm":
+        pytest.skip("it has no single-step module")
+    layer = build(kind)
+    options = {"dtype": "float64"}
+    if kind.startswith("rnn"):
+        step = nn.RNNCell(I, H, nonlinearity=kind.removeprefix("rnn_"), **options)
+    elif kind == "lstm":
+        step = nn.LSTMCell(I, H, **options)
+    else:
+        step = nn.GRUCell(I, H, reset="before" if "before" in kind else "after", **options)
+    step.load_state_dict(
+        {name.removesuffix("_l0"): value for name, value in layer.state_dict().items()}
+    )
+    x = mt.randn((T, B, I), dtype="float64")
+    output, final = layer(x)
+    state = None
+    for t in range(T):
+        state = step(x[t], state)
+        np.testing.assert_allclose(
+            parts(state)[0].detach().numpy(), output.detach().numpy()[t], atol=1e-14
+        )
+    for a, b in zip(parts(state), parts(final), strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy()[0], atol=1e-14)
+    # The same module, run by the layer instead of a hand-written loop; and one sequence alone.
+    run, run_final = nn.Recurrent(step)(x)
+    np.testing.assert_allclose(run.detach().numpy(), output.detach().numpy(), atol=1e-14)
+    for a, b in zip(parts(run_final), parts(final), strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-14)
+    alone = parts(step(x[0, 1]))[0]
+    np.testing.assert_allclose(alone.detach().numpy(), output.detach().numpy()[0, 1], atol=1e-14)
+
+
+class Leaky(nn.Module):
+    """A recurrence of a reader's own: it returns the new state, or output and state."""
+
+    def __init__(self, twice):
+        self.weight = nn.Parameter(np.random.default_rng(0).normal(size=(I, H)))
+        self.twice = twice
+
+    def step(self, x, state):
+        state = 0.5 * state + mt.tanh(x @ self.weight)
+        return (2.0 * state, state) if self.twice else state
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("lengths", [None, [5, 2, 4]])
+def test_a_module_with_a_step_is_a_layer(twice, lengths):
+    layer = nn.Recurrent(Leaky(twice), I, H)
+    x = np.random.default_rng(1).normal(size=(T, B, I))
+    output, final = layer(mt.tensor(x), lengths=lengths)
+    weight = layer.cell.weight.detach().numpy()
+    for b, n in enumerate(lengths or [T] * B):
+        h = np.zeros(H)
+        for t in range(n):
+            h = 0.5 * h + np.tanh(x[t, b] @ weight)
+            np.testing.assert_allclose(output.detach().numpy()[t, b], (1 + twice) * h, atol=1e-14)
+        assert np.all(output.detach().numpy()[n:, b] == 0)
+        np.testing.assert_allclose(final.detach().numpy()[0, b], h, atol=1e-14)
+    assert [name for name, _ in layer.named_parameters()] == ["cell.weight"]
+
+
+class Pair(nn.Module):
+    def step(self, x, state):
+        a, b = state
+        return (x, (x + a, x * b)) if self.nested else (x + a, x * b)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_module_may_keep_several_values(nested):
+    module = Pair()
+    module.nested = nested
+    layer = nn.Recurrent(module)
+    x = mt.ones((T, B, I))
+    start = (mt.zeros((1, B, I)), mt.ones((1, B, I)))
+    output, (a, b) = layer(x, start)
+    assert np.all(output.detach().numpy()[-1] == (1 if nested else T))
+    assert np.all(a.detach().numpy() == T)
+    assert a.shape == b.shape == (1, B, I)
+    with pytest.raises(ValueError, match="hidden_size"):
+        layer(x)
+
+
+def test_a_module_makes_one_layer_in_one_direction():
+    for options in ({"num_layers": 2}, {"bidirectional": True}, {"dropout": 0.1}):
+        with pytest.raises(ValueError, match="one layer in one direction"):
+            nn.Recurrent(Leaky(False), I, H, **options)
+    with pytest.raises(TypeError, match="no method step"):
+        nn.Recurrent(nn.Linear(1, 1), I, H)
+    with pytest.raises(TypeError, match="not str"):
+        nn.Recurrent("lstm", I, H)
+
+
+def test_a_cell_of_ones_own_is_a_layer():
+    @cell(gates=("a",), state=("h", "m"), per_unit=("w",))
+    def leaky(a, h, m, w):
+        m = w * m + mt.tanh(a)
+        return m - h, m
+
+    layer = nn.Recurrent(leaky, I, H, num_layers=2, dtype="float64")
+    assert [name for name, _ in layer.named_parameters()] == [
+        f"{name}_l{k}"
+        for k in (0, 1)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "w")
+    ]
+    output, (h, m) = layer(mt.randn((T, B, I), dtype="float64"))
+    assert output.shape == (T, B, H)
+    assert h.shape == m.shape == (2, B, H)
+    output.sum().backward()
+    assert layer.w_l0.grad.shape == (H,)
+    assert repr(layer) == "Recurrent(leaky, 4, 2, num_layers=2)"
+
+
+# -- names, shapes, counts
+
+
+@pytest.mark.parametrize(("layer", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_names_and_shapes_are_pytorchs(layer, gates):
+    module = layer(I, H, num_layers=2, bidirectional=True)
+    expected = {}
+    for k, inputs in ((0, I), (1, 2 * H)):
+        for suffix in (f"_l{k}", f"_l{k}_reverse"):
+            expected[f"weight_ih{suffix}"] = (gates * H, inputs)
+            expected[f"weight_hh{suffix}"] = (gates * H, H)
+            expected[f"bias_ih{suffix}"] = expected[f"bias_hh{suffix}"] = (gates * H,)
+    assert {name: p.shape for name, p in module.named_parameters()} == expected
+    assert list(expected) == [name for name, _ in module.named_parameters()]
+    bound = 1 / np.sqrt(H)
+    assert all(np.all(abs(p.detach().numpy()) <= bound) for p in module.parameters())
+
+
+def count(module):
+    return sum(p.size for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.RNN(32, 32, bias="single"), 2080),
+        (nn.RNN(32, 32), 2112),
+        (nn.LSTM(32, 32, bias="single"), 8320),
+        (nn.LSTM(32, 32), 8448),
+        (nn.GRU(14, 32, bias="single", reset="before"), 4512),
+        (nn.GRU(14, 32), 4608),
+        (nn.LSTM(5, 20, bias="single"), 2080),
+        (nn.LSTM(5, 20), 2160),
+        (nn.RNN(2, 4, bias="single"), 28),
+        (nn.LSTM(10, 10, bias=False), 800),
+        (nn.GRUCell(14, 32, bias="single"), 4512),
+        (nn.LSTMCell(5, 20), 2160),
+        (nn.RNNCell(2, 4, bias=False), 24),
+    ],
+)
+def test_parameter_counts_of_the_documents(module, expected):
+    assert count(module) == expected
+
+
+def test_repr_says_what_is_not_default():
+    assert repr(nn.LSTM(3, 5)) == "LSTM(3, 5)"
+    assert repr(nn.GRU(3, 5, 2, bias="single", reset="before", batch_first=True)) == (
+        "GRU(3, 5, num_layers=2, bias='single', batch_first=True, reset='before')"
+    )
+    assert repr(nn.RNN(3, 5, nonlinearity="relu")) == "RNN(3, 5, nonlinearity='relu')"
+    assert repr(nn.RNNCell(3, 5, bias=False)) == "RNNCell(3, 5, bias=False)"
+
+
+# -- dropout
+
+
+def test_dropout_acts_between_layers_and_only_in_training():
+    layer = nn.RNN(I, H, num_layers=2, dropout=1.0, dtype="float64")
+    x = mt.randn((T, B, I), dtype="float64")
+    output, _ = layer(x)
+    silent, _ = layer.eval()(x)
+    weights = arrays_of(layer)
+    first_step = np.tanh(weights["bias_ih_l1"] + weights["bias_hh_l1"])
+    np.testing.assert_allclose(output.detach().numpy()[0], np.tile(first_step, (B, 1)), atol=1e-14)
+    assert not np.allclose(silent.detach().numpy(), output.detach().numpy())
+    single = nn.RNN(I, H, dropout=1.0, dtype="float64")
+    np.testing.assert_array_equal(
+        single(x)[0].detach().numpy(), single.eval()(x)[0].detach().numpy()
+    )
+
+
+def test_recurrent_dropout_is_one_mask_for_the_sequence():
+    generator = mt.Generator(3)
+    layer = nn.RNN(I, H, recurrent_dropout=0.5, dtype="float64", generator=generator)
+    x = np.random.default_rng(0).normal(size=(T, B, I))
+    before = generator.get_state()
+    output, _ = layer(mt.tensor(x))
+    generator.set_state(before)
+    mask = generator.bernoulli(0.5, (B, H), "float64") / 0.5
+    assert set(np.unique(mask)) == {0.0, 2.0}
+    weights = arrays_of(layer)
+    h = np.zeros((B, H))
+    for t in range(T):
+        h = np.tanh(
+            x[t] @ weights["weight_ih_l0"].T
+            + weights["bias_ih_l0"]
+            + (h * mask) @ weights["weight_hh_l0"].T
+            + weights["bias_hh_l0"]
+        )
+        np.testing.assert_allclose(output.detach().numpy()[t], h, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recurrent_dropout_of_everything_leaves_feed_forward_products(kind):
+    layer = build(kind, recurrent_dropout=1.0)
+    zeroed = build(kind)
+    state = layer.state_dict()
+    state["weight_hh_l0"] = np.zeros_like(state["weight_hh_l0"].detach().numpy())
+    zeroed.load_state_dict(state)
+    x = mt.randn((T, B, I), dtype="float64")
+    np.testing.assert_allclose(
+        layer(x)[0].detach().numpy(), zeroed(x)[0].detach().numpy(), atol=1e-14
+    )
+    layer.eval()
+    assert not np.allclose(layer(x)[0].detach().numpy(), zeroed(x)[0].detach().numpy())
+
+
+# -- what is refused
+
+
+def test_wrong_shapes_are_refused_and_named():
+    layer = nn.LSTM(I, H, num_layers=2)
+    x = mt.zeros((T, B, I))
+    good = mt.zeros((2, B, H))
+    cases = [
+        (lambda: layer(mt.zeros((T, B, I + 1))), r"input_size is 4.*\(T, B, I\).*\(5, 3, 5\)"),
+        (lambda: layer(mt.zeros((T,))), r"\(T, I\) for one sequence"),
+        (lambda: layer(mt.zeros((0, B, I))), "at least one step"),
+        (lambda: layer(x, good), r"a tuple \(h, c\); got one tensor"),
+        (lambda: layer(x, (good,)), "got a tuple of 1"),
+        (lambda: layer(x, (good, mt.zeros((2, H, B)))), r"value 1 .* \(2, 3, 2\), got \(2, 2, 3\)"),
+        (lambda: layer(x, lengths=[1, 2]), "3 integers"),
+        (lambda: layer(x, lengths=[1.0, 2.0, 3.0]), "3 integers"),
+        (lambda: layer(x, lengths=[1, 6, 2]), r"lengths\[1\] is 6"),
+        (lambda: layer(x, lengths=[0, 5, 2]), r"lengths\[0\] is 0"),
+        (lambda: nn.GRU(I, H)(x, (good, good)), r"one tensor \(h\); got a tuple of 2"),
+        (lambda: nn.RNNCell(I, H)(mt.zeros((B, H))), r"\(B, 4\)"),
+        (lambda: nn.LSTMCell(I, H)(mt.zeros((B, I)), mt.zeros((B, H))), r"a tuple \(h, c\)"),
+        (lambda: nn.GRUCell(I, H)(mt.zeros((B, I)), mt.zeros((B, I))), r"\(3, 2\), got \(3, 4\)"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_wrong_dtypes_are_refused():
+    layer = nn.GRU(I, H)
+    with pytest.raises(TypeError, match="the input is float64 and the weight float32"):
+        layer(mt.zeros((T, B, I), dtype="float64"))
+    with pytest.raises(TypeError, match="the state float64"):
+        layer(mt.zeros((T, B, I)), mt.zeros((1, B, H), dtype="float64"))
+    assert layer(mt.zeros((T, B, I)))[0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": "double"},
+        {"bias": None},
+        {"num_layers": 0},
+        {"hidden_size": 0},
+        {"input_size": 2.0},
+        {"dropout": 1.5},
+        {"recurrent_dropout": -0.1},
+    ],
+)
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        nn.LSTM(**{"input_size": I, "hidden_size": H, **options})
+
+
+def test_unknown_variants_are_refused():
+    with pytest.raises(ValueError, match="nonlinearity must be"):
+        nn.RNN(I, H, nonlinearity="sigmoid")
+    with pytest.raises(ValueError, match="reset must be"):
+        nn.GRU(I, H, reset="never")
+    with pytest.raises(ValueError, match="bias must be"):
+        nn.GRUCell(I, H, bias="both")
+
+
+def test_the_same_seed_gives_the_same_weights():
+    one = nn.LSTM(I, H, generator=mt.Generator(5))
+    two = nn.LSTM(I, H, generator=mt.Generator(5))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    assert not np.allclose(
+        one.weight_ih_l0.detach().numpy()[:H], one.weight_ih_l0.detach().numpy()[H : 2 * H]
+    )
