@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 import microtensor as mt  # noqa: E402
 from microtensor import backend as backends  # noqa: E402
-from microtensor import engine  # noqa: E402
+from microtensor import modes  # noqa: E402
 
 # No deadlines: on a busy machine any example may be slow once. `too_slow` for the same reason.
 common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -52,7 +52,7 @@ def _numpys_global_stream() -> tuple:
 
 def _switches() -> dict[str, object]:
     return {
-        "the engine's mode (no_grad, detect_anomaly, observer)": engine._mode.get(),
+        "the engine's mode (no_grad, detect_anomaly, observer)": modes.current.get(),
         "the default backend (use_backend)": backends._default.get(),
     }
 
@@ -75,7 +75,7 @@ def pytest_runtest_call(item: pytest.Item):
             if _switches()[name] != was
         ]
         mode, default = switches.values()
-        engine._mode.set(mode)
+        modes.current.set(mode)
         backends._default.set(default)
         if _numpys_global_stream() != stream:
             leaked.append("NumPy's global random stream has moved; draw from mt.Generator")

@@ -1,5 +1,6 @@
 """What installing and importing costs, and what a clone must not contain."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def python(code: str) -> str:
+def python(code: str, **environment: str) -> str:
     """What a fresh interpreter, in the checkout, prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -82,10 +88,12 @@ print(after[0] - before[0], after[1] - before[1])
 """
 
 
-def test_importing_costs_at_most_20_ms_and_5_mb_over_numpys_own():
+def test_importing_costs_at_most_20_ms_and_5_mb_over_numpys_own(tmp_path):
     # Other programs can only add to either figure, so the least of a few runs is the honest one;
-    # processor time rather than the clock's, because tests may run beside one another.
-    runs = [tuple(map(float, python(COST).split())) for _ in range(7)]
+    # processor time rather than the clock's, because tests may run beside one another. The first
+    # run compiles, as an installation does; where this session forbids that, into a folder apart.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    runs = [tuple(map(float, python(COST, **compiled).split())) for _ in range(8)]
     seconds, memory = (min(figures) for figures in zip(*runs, strict=True))
     megabytes = memory / (2**20 if sys.platform == "darwin" else 2**10)
     assert seconds <= 0.020, f"import microtensor takes {seconds * 1e3:.1f} ms over NumPy's own"
@@ -159,7 +167,7 @@ def test_the_readme_has_two_commands_and_ci_runs_both():
 FORBIDDEN = {
     "a path outside the project": r"(?<![\w.:/])/(work|tmp|root|home)/|\.\./" + "shared",
     "a folder that is not in the project": r"(?<![\w.])shar" + r"ed/",
-    "the host of a package registry": r"pypi\." + r"org|pythonhosted|registry\." + r"npmjs",
+    "the host of a package registry": r"pypi\." + r"org|python" + r"hosted|registry\." + r"npmjs",
     "a pickle": r"^\s*(import|from) " + "pickle|allow_pickle *= *True",
 }
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".csv", ".sh", ".cfg", ".yml", ".yaml", ".html"}
@@ -192,7 +200,7 @@ def test_no_file_names_what_only_one_machine_has():
 def test_what_must_not_be_named_would_be_found():
     bad = [
         "open('/" + "tmp/x')",
-        "../" + "shared/data",
+        "../" + "shar" + "ed/data",
         "see shar" + "ed/notes",
         "import " + "pickle",
     ]
