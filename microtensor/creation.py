@@ -29,7 +29,8 @@ def _host(data: Any, dtype: Any) -> Any:
             f"cannot make a tensor of {type(data).__name__} ({array.dtype}): it must be numbers, in "
             "an array or in lists of equal length"
         )
-    from_python = not isinstance(data, (np.ndarray, np.generic))
+    # Only where no dtype is asked for: 0.1 as float64 must not have been rounded to float32 before.
+    from_python = dtype is None and not isinstance(data, (np.ndarray, np.generic))
     return array.astype(np.float32) if from_python and array.dtype == np.float64 else array
 
 

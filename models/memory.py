@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 import microtensor as mt
-from microtensor import nn
+from microtensor import nn, optim
 from microtensor.recurrence import cell
 
 State = tuple[mt.Tensor, mt.Tensor]
@@ -62,6 +63,20 @@ def cross_entropy(logits: mt.Tensor, target: mt.Tensor) -> mt.Tensor:
     probabilities, clipped to [1e-7, 1 - 1e-7], which no output of this task comes near.
     """
     return (mt.softplus(logits) - logits * target).mean(axis=(1, 2))
+
+
+class KerasAdam(optim.Adam):
+    """Adam with its epsilon outside the bias correction, as Keras and TensorFlow 1 have it.
+
+        p <- p - lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
+
+    which is PyTorch's formula with eps / sqrt(1 - beta2^t) for its eps, in every update t. (Kingma
+    and Ba 2015, the more efficient order of computation after algorithm 1.)
+    """
+
+    def _update(self, xp: Any, data: Any, gradient: Any, slot: Any, group: dict[str, Any]) -> None:
+        eps = group["eps"] / math.sqrt(1.0 - group["betas"][1] ** slot.step)
+        super()._update(xp, data, gradient, slot, {**group, "eps": eps})
 
 
 def _side_by_side(

@@ -156,7 +156,7 @@ def train(work: Work) -> list[Trial]:
         values[f"{name}_memory_error"] = float(np.abs(memory - exact[:, 3]).max())
         values[f"{name}_output_error"] = float(np.abs(output - exact[:, 4]).max())
         values[f"{name}_outputs_right"] = int(np.sum(np.rint(output) == outputs))
-        arrays[f"{name}_logits"] = np.stack([s.logits.numpy() for s in steps])
+        arrays[f"{name}_logits"] = np.stack([s.logits.detach().numpy() for s in steps])
         arrays[f"{name}_gates"], arrays[f"{name}_memory"] = gates, memory
         arrays[f"{name}_output"] = output
     before = np.concatenate([[0.0], arrays["nine_memory"][:-1]])
