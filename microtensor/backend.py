@@ -10,6 +10,7 @@ elsewhere: the tests add a strict imitation of CuPy, and the recurrence code add
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable
@@ -216,14 +217,12 @@ class Generator:
         self._rng.bit_generator.state = {**state, "state": inner, "buffer": buffer}
 
 
-_generator = Generator(0)
-
-
+@functools.cache  # made when first asked for: importing numpy.random alone would cost 15 ms
 def default_generator() -> Generator:
     """The generator that is used wherever none is given."""
-    return _generator
+    return Generator(0)
 
 
 def manual_seed(seed: int) -> Generator:
     """Start the default generator again from `seed` and return it."""
-    return _generator.manual_seed(seed)
+    return default_generator().manual_seed(seed)

@@ -53,7 +53,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 
 def _put(array: Any, dtype: Any, requires_grad: bool) -> Tensor:
-    return Tensor(backend.default().from_host(np.ascontiguousarray(array, dtype)), requires_grad)
+    return Tensor(backend.default().from_host(np.asarray(array, dtype, order="C")), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
