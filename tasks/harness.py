@@ -332,6 +332,8 @@ class Task:
     levels : the reference levels at given settings (for `show`); rows carry their own.
     variants : the configurations trained side by side at given settings. Each (variant, trial) is a
         unit of work of its own. An experiment of one configuration leaves this alone.
+    stack : how many trials of a variant make a unit of work. More than one where `train` trains them
+        side by side, on an axis of their own, and each to the same bits as alone.
     train : trains the trials of one unit of work; see `tasks.work.Work` for what it is given.
     rows : the comparison, made from the finished run.
     figures : matplotlib figures by file name without ".png"; draw with `tasks.plots`.
@@ -358,3 +360,4 @@ class Task:
     printout: Callable[[Run], str] | None = None
     live: Callable[[Figure, int, Mapping[str, np.ndarray]], None] | None = None
     tour: bool = False
+    stack: int = 1

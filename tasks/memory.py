@@ -449,4 +449,5 @@ TASK = Task(
     figures=figures,
     printout=printout,
     tour=True,
+    stack=20,
 )

@@ -241,12 +241,12 @@ def _run_units(
     """Every unit's result in order of variant and trial, whoever computed it and when."""
     units = [
         Unit(
-            task=task.name, settings=settings, variant=variant, trials=(trial,), seed=options.seed,
+            task=task.name, settings=settings, variant=variant, trials=trials, seed=options.seed,
             backend=options.backend, data=options.data, resume=options.resume,
             folder=None if options.cluster else str(options.folder),
             save_every=options.save_every,
         )
-        for variant in task.variants(settings) for trial in range(settings.trials)
+        for variant in task.variants(settings) for trials in _stacks(task, settings)
     ]
     finished: dict[str, UnitResult] = {}
     if options.resume:
@@ -275,6 +275,12 @@ def _run_units(
             _gather(futures, finished, folder, progress, interrupted, board)
     progress.update(len(units), total=len(units))
     return [finished[unit.name] for unit in units]
+
+
+def _stacks(task: Task, settings: Any) -> list[tuple[int, ...]]:
+    """The trials in order, cut into stacks of `task.stack`."""
+    numbers = range(settings.trials)
+    return [tuple(numbers[i : i + task.stack]) for i in range(0, settings.trials, task.stack)]
 
 
 def _train_here(

@@ -1,6 +1,6 @@
 """What `train` is given: one unit of work, its random numbers, its loop, its log.
 
-A unit of work is a stack of trials of one variant, today a stack of one. Everything random about a
+A unit of work is a stack of trials of one variant, mostly a stack of one. Everything random about a
 trial comes from generators keyed by (seed, trial, block), so that neither the number of jobs, nor
 the stacking, nor an interruption changes a single bit of the result.
 """
