@@ -66,9 +66,10 @@ class Declaration:
         self.constant = frozenset(self.arguments if not differentiable else constant)
         self.rules: dict[str, tuple[Any, tuple[str, ...]]] = {}
         self.joint: tuple[Any, tuple[str, ...]] | None = None
-        self.plans: dict[tuple[int, int], Plan] = {}
+        self.plans: dict[Any, Plan] = {}  # needs, or for a variadic operation (needs, count) -> plan
         self.operation: Any = None
         REGISTRY[f"{forward.__module__}.{forward.__name__}"] = self
+        self._make_plans()
 
     def __repr__(self) -> str:
         options = [f"{name}={value!r}" for name, value in self.defaults.items()]
@@ -103,7 +104,8 @@ class Declaration:
         self.plans.clear()
         count = len(self.arguments)
         if not self.variadic and count <= 2:  # the others wait for their first call
-            self.plans.update({(n, count): self.plan(n, count) for n in range(1, 1 << count)})
+            for needs in range(1, 1 << count):
+                self.plan(needs, count)
 
     def _names(self, rule: Callable[..., Any], skip: int) -> tuple[str, ...]:
         names = tuple(inspect.signature(rule).parameters)[skip:]
@@ -136,15 +138,11 @@ class Declaration:
             raise guards.mixed_backends(self.name, name, argument, kind)
         return argument
 
-    def outputs(self, out: Any, xp: Any) -> tuple[Any, tuple[Any, ...]]:
-        """Split the residuals off, and make arrays of NumPy's scalars."""
-        residuals: tuple[Any, ...] = ()
-        if self.residuals:
-            out, *rest = out
-            residuals = tuple(rest)
+    def arrays(self, out: Any, xp: Any) -> Any:
+        """A result that is not an array yet: several of them, or one of NumPy's scalars."""
         if isinstance(out, (tuple, list)):
-            return tuple([xp.asarray(part) for part in out]), residuals
-        return (out if out.__class__ in namespaces else xp.asarray(out)), residuals
+            return tuple([xp.asarray(part) for part in out])
+        return out if out.__class__ in namespaces else xp.asarray(out)
 
     def plan(self, needs: int, count: int) -> Plan:
         """Work out what to save and which rules to run; done once for each choice of `needs`."""
@@ -189,9 +187,10 @@ class Declaration:
         if self.composite is not None:
             for name in (*self.arguments, *self.defaults):
                 keep(name)
-        return Plan(
+        plan = self.plans[(needs, count) if self.variadic else needs] = Plan(
             self, count, needed, tuple(kept), _picker(kept), tuple(options), tuple(rules), joint
         )
+        return plan
 
     def _no_rule(self, i: int) -> Callable[..., Any]:
         def rule(g: Any) -> Any:

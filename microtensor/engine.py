@@ -37,18 +37,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from heapq import heappop, heappush
-from itertools import count
 from sys import getrefcount
 from typing import Any
-from weakref import WeakKeyDictionary
-from weakref import ref as weakref
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from microtensor import backend, guards, indexed, modes
+from microtensor import guards, indexed, modes, writes
 from microtensor.backend import Array, namespaces
 from microtensor.declaration import Declaration, Plan
 from microtensor.indexed import IndexedCotangent
+from microtensor.writes import next_number
 
 Tensor: Any = None  # the one slot that tensor.py fills: the class to open arguments and wrap results
 _tensor_globals: Any = None  # its namespace: a frame in it is never the user's line
@@ -62,9 +61,6 @@ def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------------------------------------
 # The graph
-
-_next_number = count(1).__next__
-
 
 class Node:
     """One recorded operation. It refers to the past only, never to its own result."""
@@ -138,6 +134,9 @@ def _bare(value: Any) -> Any:
 _SCALARS = frozenset((float, int, bool, complex))
 _new = object.__new__
 _frame = sys._getframe
+_own_globals = globals()
+_mode = modes.current.get
+_PLAIN = _mode()  # the switches as they are when nobody has touched them
 def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> Any:
     """Make an operation of `forward(xp, *arrays, **options)`: `@primitive` or `@primitive(...)`.
 
@@ -167,117 +166,182 @@ def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> A
     if forward is None:
         return lambda function: primitive(function, **properties)
     declaration = Declaration(forward, **properties)
+    operation: Any = _recorder(declaration)
+    if not (declaration.variadic or declaration.defaults or declaration.residuals or declaration.constant):
+        if len(declaration.arguments) == 2:
+            operation = _binary_recorder(declaration, operation)
+        elif len(declaration.arguments) == 1:
+            operation = _unary_recorder(declaration, operation)
+    for name in ("__doc__", "__module__", "__name__", "__qualname__"):
+        setattr(operation, name, getattr(forward, name))
+    declaration.operation, operation.declaration = operation, declaration
+    operation.vjp, operation.vjp_all = declaration.vjp, declaration.vjp_all
+    return operation
+
+
+def _recorder(declaration: Declaration) -> Callable[..., Any]:
+    """The call of an operation: compute, and record if an argument needs a gradient."""
+    forward, plans = declaration.forward, declaration.plans
     arity = -1 if declaration.variadic else len(declaration.arguments)
-    plans, has_residuals = declaration.plans, bool(declaration.residuals)
+    has_residuals = bool(declaration.residuals)
 
     def operation(*args: Any, **options: Any) -> Any:
         if len(args) != arity and arity >= 0:
             args, options = declaration.bind(args, options)
         kind: Any = None  # the type of the arrays
-        xp: Any = None
-        tensors = False
-        needs, bit = 0, 1
-        values = []
+        tensors, needs = False, 0
+        values: list[Any] = []
         parents = []
         for value in args:
             if isinstance(value, Tensor):
                 tensors = True
                 if value._requires_grad:
-                    needs += bit
-                    place = value.place
-                    parents.append(value if place is None else place)
+                    needs |= 1 << len(values)
+                    parents.append(value.place or value)
                 value = value.data
-            bit += bit
             cls = value.__class__
             if cls is not kind and cls not in _SCALARS:
                 if kind is not None or cls not in namespaces:
                     value = declaration.admit(value, len(values), kind)
-                    cls = value.__class__
-                if kind is None and cls not in _SCALARS:
-                    kind, xp = cls, namespaces[cls]
+                if kind is None and value.__class__ not in _SCALARS:
+                    kind = value.__class__
             values.append(value)
         if kind is None:  # only Python's numbers, and they mean NumPy
-            kind, xp, values = np.ndarray, np, [np.asarray(value) for value in values]
+            kind, values = np.ndarray, [np.asarray(value) for value in values]
+        xp = namespaces[kind]
         out = forward(xp, *values, **options)
-        residuals: tuple[Any, ...] = ()
-        if out.__class__ is not kind or has_residuals:
-            out, residuals = declaration.outputs(out, xp)
-        if not tensors:
-            return out
-        recording, anomaly, _ = _mode()
-        if anomaly:
+        residuals = ()
+        if has_residuals:
+            out, *residuals = out
+        if out.__class__ is not kind:
+            out = declaration.arrays(out, xp)
+        mode = _mode()
+        if mode.anomaly and tensors:
             guards.check_forward(declaration.name, values, out, _users_frame(_frame(1), True))
         plan = None
-        if needs and recording:
-            plan = plans.get((needs, len(values)))
+        if needs and mode.recording:
+            plan = plans.get(needs if arity >= 0 else (needs, len(values)))
             if plan is None:
-                plan = plans[needs, len(values)] = declaration.plan(needs, len(values))
+                plan = declaration.plan(needs, len(values))
         if plan is None or not plan.needed:
+            if not tensors:
+                return out
             return tuple([wrap(part) for part in out]) if out.__class__ is tuple else wrap(out)
-
-        node = _new(Node)
-        node.number = _next_number()
-        node.kind = kind
-        node.plan = plan
         if len(parents) != len(plan.needed):  # some arguments are declared constant
-            parents = [place_of(args[i]) for i in plan.needed]
-        node.parents = parents
+            parents = [args[i].place or args[i] for i in plan.needed]
         if plan.kept:
             values.append(out)
-            if residuals or plan.options:
-                values.extend(residuals)
+            values.extend(residuals)
+            if plan.options:
                 defaults = declaration.defaults
                 values.extend([options.get(name, defaults[name]) for name in plan.options])
-            node.saved = plan.keep(values)
-        else:
-            node.saved = ()
-        frame = _frame(1)
-        if anomaly or frame.f_globals is _tensor_globals:
-            frame = _users_frame(frame, anomaly)
-        node.code = frame.f_code
-        node.instruction = frame.f_lasti
-        if out.__class__ is not kind:
-            node.kind = _kind(out)
-        if out.__class__ is tuple:
-            node.shape = tuple([part.shape for part in out])
-            node.dtype = tuple([part.dtype for part in out])
-            return tuple([wrap(part, (node, i)) for i, part in enumerate(out)])
-        node.shape = out.shape
-        node.dtype = out.dtype
-        result = _new(Tensor)  # `wrap`, written out: no line of the library is busier
-        result.data = out
-        result.grad = None
-        result._requires_grad = True
-        result.place = node
-        return result
+        frame = _users_frame(_frame(1), True) if mode.anomaly else _frame(1)
+        return _record(plan, parents, plan.keep(values), out, frame)
 
-    for name in ("__doc__", "__module__", "__name__", "__qualname__"):
-        setattr(operation, name, getattr(forward, name))
-    declaration.operation = operation
-    its: Any = operation
-    its.declaration, its.vjp, its.vjp_all = declaration, declaration.vjp, declaration.vjp_all
     return operation
 
 
-_mode = modes.current.get
+# The same call again, for the two most frequent kinds of operation: one or two arguments and
+# nothing else. What is not plain (other types, other switches) goes to the general one above.
 
 
-def _kind(out: Any) -> Any:
-    return out[0].__class__ if out.__class__ is tuple else out.__class__
+def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
+    forward, plans = declaration.forward, declaration.plans
+
+    def operation(x: Any) -> Any:
+        tensor = isinstance(x, Tensor)
+        value = x.data if tensor else x
+        kind = value.__class__
+        if kind in namespaces and (not tensor or _mode() is _PLAIN):
+            out = forward(namespaces[kind], value)
+            if out.__class__ is kind:
+                if not tensor:
+                    return out
+                if not x._requires_grad:
+                    return wrap(out)
+                plan = plans[1]
+                return _record(plan, [x.place or x], plan.keep((value, out)), out, _frame(1))
+        return general(x)
+
+    return operation
+
+
+def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
+    forward, plans = declaration.forward, declaration.plans
+
+    def operation(a: Any, b: Any) -> Any:
+        needs = 0
+        x, y = a, b
+        if isinstance(a, Tensor):
+            x = a.data
+            if a._requires_grad:
+                needs = 1
+        if isinstance(b, Tensor):
+            y = b.data
+            if b._requires_grad:
+                needs += 2
+        kind = x.__class__
+        if (
+            kind in namespaces
+            and (y.__class__ is kind or y.__class__ in _SCALARS)
+            and (_mode() is _PLAIN or (x is a and y is b))
+        ):
+            out = forward(namespaces[kind], x, y)
+            if out.__class__ is kind:
+                if not needs:
+                    return out if x is a and y is b else wrap(out)
+                plan = plans[needs]
+                if needs == 3:
+                    parents = [a.place or a, b.place or b]
+                else:
+                    parents = [a.place or a] if needs == 1 else [b.place or b]
+                saved = plan.keep((x, y, out)) if plan.kept else ()
+                return _record(plan, parents, saved, out, _frame(1))
+        return general(a, b)
+
+    return operation
+
+
+def _record(plan: Plan, parents: list[Any], saved: Any, out: Any, frame: Any) -> Any:
+    """Leave a node behind, and return the tensor that knows it."""
+    node = _new(Node)
+    node.number = next_number()
+    node.plan = plan
+    node.parents = parents
+    node.saved = saved
+    if frame.f_globals is _tensor_globals or frame.f_globals is _own_globals:
+        frame = _users_frame(frame)
+    node.code = frame.f_code
+    node.instruction = frame.f_lasti
+    node.kind = out.__class__
+    if out.__class__ is tuple:
+        node.kind = out[0].__class__
+        node.shape = tuple([part.shape for part in out])
+        node.dtype = tuple([part.dtype for part in out])
+        return tuple([wrap(part, (node, i)) for i, part in enumerate(out)])
+    node.shape = out.shape
+    node.dtype = out.dtype
+    result = _new(Tensor)  # `wrap`, written out: no line of the library is busier
+    result.data = out
+    result.grad = None
+    result._requires_grad = True
+    result.place = node
+    return result
 
 
 def _users_frame(frame: Any, everywhere: bool = False) -> Any:
-    """The nearest frame outside tensor.py, or (everywhere) outside the whole package."""
+    """The nearest frame outside this file and tensor.py, or (everywhere) outside the package."""
     package = __name__.partition(".")[0]
     while frame.f_back is not None and (
         frame.f_globals is _tensor_globals
+        or frame.f_globals is _own_globals
         or (everywhere and frame.f_globals.get("__name__", "").partition(".")[0] == package)
     ):
         frame = frame.f_back
     return frame
 
 
-# The engine's own three operations: they undo broadcasting and promotion.
+# The engine's own operations: they undo broadcasting and promotion.
 
 
 @primitive(residuals=("before",))
@@ -305,48 +369,6 @@ def astype(xp: Any, x: Array, *, dtype: Any) -> Any:
 sum_to.vjp("x", lambda g, before: broadcast_to(g, shape=before))
 broadcast_to.vjp("x", lambda g, before: sum_to(g, shape=before))
 astype.vjp("x", lambda g, before: astype(g, dtype=before))
-
-
-@primitive(residuals=("before",))
-def transfer(xp: Any, x: Array, *, name: str) -> Any:
-    """`x` on the backend `name`."""
-    here = backend.by_type[x.__class__]
-    return backend.get(name).from_host(here.to_host(x)), here.name
-
-
-transfer.vjp("x", lambda g, before: transfer(g, name=before))
-
-
-# ---------------------------------------------------------------------------------------------
-# Writing in place. A write takes a number from the same counter as the nodes: a node younger than
-# the last write has nothing to fear, an older one compares the memory of what it saved.
-
-_writes: dict[int, int] = {}  # the memory of an array (its owner's address) -> its last write
-_last_write = 0
-
-
-def written(array: Array) -> None:
-    """To be called after every change in place of an array that operations may have saved."""
-    global _last_write
-    _last_write = _next_number()
-    _writes[backend.by_type[array.__class__].address(array)] = _last_write
-
-
-def assign(tensor: Any, index: Any, value: Any) -> None:
-    """`tensor[index] = value`, for tensors that no recorded operation returned."""
-    if tensor.place is not None or (tensor._requires_grad and _mode().recording):
-        raise guards.unassignable(tensor.place)
-    if isinstance(value, Tensor) and value._requires_grad and _mode().recording:
-        raise guards.unrecorded_value()
-    tensor.data[index] = _bare(value)
-    written(tensor.data)
-
-
-def _check_unwritten(node: Node) -> None:
-    for value in node.saved:
-        known = backend.by_type.get(value.__class__)
-        if known is not None and _writes.get(known.address(value), 0) > node.number:
-            raise guards.overwritten(node, value.shape)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -379,16 +401,14 @@ class _Arrivals:
             totals[place] = [*parts, c]  # a recorded pass sums them as one operation, at its turn
         elif old is None:
             totals[place] = c  # by reference: whoever adds to it makes a new array
+        elif self.create:
+            totals[place] = old + c
         elif place in self.owned:
             old += c
-            totals[place] = old
         else:
-            total = old + c
-            if total.__class__ is not c.__class__:  # NumPy makes scalars of 0-d arrays
-                total = np.asarray(total)
-            totals[place] = total
-            if not self.create:
-                self.owned.add(place)
+            total = old + c  # of two 0-d arrays NumPy makes a scalar
+            totals[place] = total if total.__class__ is c.__class__ else np.asarray(total)
+            self.owned.add(place)
 
     def take(self, place: Any, shape: tuple[int, ...]) -> Any:
         """Everything that arrived at a place, whose turn has come; None if nothing did."""
@@ -407,7 +427,7 @@ def _walk(
     """
     _, anomaly, observer = _mode()
     arrivals = _Arrivals(create)
-    totals, heap = arrivals.totals, arrivals.heap
+    totals, heap, owned = arrivals.totals, arrivals.heap, arrivals.owned
     arrived: dict[Any, Any] = {}
     for place, c in seeds:
         arrivals.add(place, c)
@@ -417,14 +437,14 @@ def _walk(
         if node.dtype.__class__ is tuple:
             g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
             arrived.update({(node, i): c for i, c in enumerate(g) if (node, i) in wanted})
-        elif node in wanted:
+        elif wanted and node in wanted:
             arrived[node] = g
         if useful is not None and node not in useful:
             continue
         if parents is None:
             raise guards.released(node)
-        if node.number < _last_write:
-            _check_unwritten(node)
+        if node.number < writes.last:
+            writes.check(node)
         if observer is not None:
             observer.visit(node, g)
         saved = _revive(node) if create else node.saved
@@ -448,27 +468,32 @@ def _walk(
                     raw = rule(g, saved[first])
                 else:
                     raw = rule(g, *pick(saved))
-            c = raw
+            c, single = raw, place.__class__ is not tuple
+            like = place if place.__class__ is Node else place.data if single else None
             if (
-                place.__class__ is tuple
+                like is None
                 or raw.__class__ is not g.__class__
-                or raw.shape != place.shape
-                or raw.dtype is not place.dtype
+                or raw.shape != like.shape
+                or raw.dtype is not like.dtype
             ):
                 c = _fit(raw, node, i, place, create)
+                single = single and c.__class__ is not IndexedCotangent
             if anomaly:
                 guards.check_backward(node, node.argument(i), _bare_all(c), _bare_all(g))
-            if place.__class__ is Node and place not in totals and c is raw:
-                totals[place] = c  # the common case of `add`, written out: the first contribution
-                heappush(heap, (-place.number, place))
+            # The two most frequent cases of `arrivals.add`, written out.
+            if single and place not in totals:
+                if place.__class__ is Node:
+                    heappush(heap, (-place.number, place))
+                totals[place] = c
+            elif single and place in owned:
+                old = totals[place]
+                old += c
             else:
                 arrivals.add(place, c)
             if observer is not None:
                 observer.contribution(node, i, place, raw, c, totals[place])
         if not keep:
             node.parents = node.saved = None
-        if _retaining and node in _retaining:
-            _set_retained(node, g)
     for leaf in list(totals):
         arrived[leaf] = arrivals.take(leaf, leaf.shape)
     return arrived
@@ -553,18 +578,35 @@ def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
 # ---------------------------------------------------------------------------------------------
 # The two ways in: `backward` fills the leaves' .grad, `grad` returns what was asked for
 
-_retaining: WeakKeyDictionary[Node, dict[int, Any]] = WeakKeyDictionary()
+_retaining: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # place -> a result to be filled
 
 
 def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
     """See `Tensor.backward`."""
     seeds = _seeds("backward", [output], [gradient])
-    arrived = _start(seeds, set(), None, retain_graph, create_graph)
+    arrived = _start(seeds, set(_retaining), None, retain_graph, create_graph)
     while arrived:
-        leaf, c = arrived.popitem()
-        holder = [c]
+        place, c = arrived.popitem()
+        tensor, holder = (place if isinstance(place, Tensor) else _retaining[place]), [c]
         del c
-        _accumulate(leaf, holder)
+        # Never in place: a gradient that was handed out stays as it was.
+        c = holder[0] if isinstance(holder[0], Tensor) else wrap(_private(holder))
+        tensor.grad = c if tensor.grad is None else tensor.grad + c
+
+
+def retain(tensor: Any) -> None:
+    """Let backward set the `.grad` of a result too."""
+    _retaining[tensor.place] = tensor
+
+
+def _private(holder: list[Any]) -> Any:
+    """The array in `holder` if nothing else refers to it or to its memory, else a copy of it."""
+    if getrefcount(holder[0]) <= _ALONE and getattr(holder[0], "base", None) is None:
+        return holder[0]
+    return holder[0].copy()
+
+
+_ALONE = getrefcount([object()][0])
 
 
 def grad(
@@ -650,15 +692,11 @@ def _seeds(who: str, outputs: list[Any], cotangents: list[Any]) -> list[tuple[An
 
 def _start(seeds: Any, wanted: set[Any], useful: Any, keep: bool | None, create: bool) -> Any:
     keep = create if keep is None else keep
-    token = modes.current.set(_mode()._replace(recording=create))
-    try:
-        if create:
-            seeds = [(place, c if isinstance(c, Tensor) else wrap(c)) for place, c in seeds]
-        else:
-            seeds = [(place, _bare(c)) for place, c in seeds]
-        return _walk(seeds, wanted, useful, keep, create)
-    finally:
-        modes.current.reset(token)
+    if not create:  # the rules will run on bare arrays
+        return _walk([(place, _bare(c)) for place, c in seeds], wanted, useful, keep, False)
+    seeds = [(place, c if isinstance(c, Tensor) else wrap(c)) for place, c in seeds]
+    with modes.enable_grad():
+        return _walk(seeds, wanted, useful, keep, True)
 
 
 def _leading_to(wanted: set[Any], seeds: list[tuple[Any, Any]]) -> set[Any]:
@@ -676,32 +714,3 @@ def _leading_to(wanted: set[Any], seeds: list[tuple[Any, Any]]) -> set[Any]:
         if node.parents is None or any(p in wanted or _node_of(p) in useful for p in node.parents):
             useful.add(node)
     return useful
-
-
-def _accumulate(tensor: Any, holder: list[Any]) -> None:
-    """Add to `.grad`, never in place: a gradient that was handed out stays as it was."""
-    c = holder[0] if isinstance(holder[0], Tensor) else wrap(_private(holder))
-    tensor.grad = c if tensor.grad is None else tensor.grad + c
-
-
-def _private(holder: list[Any]) -> Any:
-    """The array in `holder` if nothing else refers to it or to its memory, else a copy of it."""
-    if getrefcount(holder[0]) <= _ALONE and getattr(holder[0], "base", None) is None:
-        return holder[0]
-    return holder[0].copy()
-
-
-_ALONE = getrefcount([object()][0])
-
-
-def retain(tensor: Any) -> None:
-    """Let backward set the `.grad` of a result too."""
-    node, i = tensor.place if tensor.place.__class__ is tuple else (tensor.place, 0)
-    _retaining.setdefault(node, {})[i] = weakref(tensor)
-
-
-def _set_retained(node: Node, g: Any) -> None:
-    for i, reference in _retaining[node].items():
-        tensor, c = reference(), g[i] if g.__class__ is tuple else g
-        if tensor is not None and c is not None:
-            _accumulate(tensor, [c])

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import backend, engine, ops
+from microtensor import backend, engine, guards, modes, ops, writes
 from microtensor.backend import Array
 from microtensor.interop import NumPyProtocols
-from microtensor.ops import elementwise
+from microtensor.ops.conversion import transfer
 
 
 class Tensor(NumPyProtocols):
@@ -78,7 +78,7 @@ class Tensor(NumPyProtocols):
         """
         if self.place is not None:
             if not wanted:
-                raise engine.guards.GradientStateError(
+                raise guards.GradientStateError(
                     "this tensor is the result of a recorded operation; .detach() gives the same "
                     "numbers without its history"
                 )
@@ -120,13 +120,13 @@ class Tensor(NumPyProtocols):
 
     # -- arithmetic: Python's operators are the operations themselves
 
-    __add__ = __radd__ = elementwise.add
-    __mul__ = __rmul__ = elementwise.multiply
-    __sub__ = elementwise.subtract
-    __truediv__ = elementwise.divide
-    __pow__ = elementwise.power
-    __neg__ = elementwise.negative
-    __abs__ = elementwise.abs
+    __add__ = __radd__ = ops.add
+    __mul__ = __rmul__ = ops.multiply
+    __sub__ = ops.subtract
+    __truediv__ = ops.divide
+    __pow__ = ops.power
+    __neg__ = ops.negative
+    __abs__ = ops.abs
     __matmul__ = ops.matmul
     __eq__, __ne__ = ops.equal, ops.not_equal
     __lt__, __le__ = ops.less, ops.less_equal
@@ -134,13 +134,13 @@ class Tensor(NumPyProtocols):
     __getitem__ = ops.getitem
 
     def __rsub__(self, other: Any) -> Any:
-        return elementwise.subtract(other, self)
+        return ops.subtract(other, self)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return elementwise.divide(other, self)
+        return ops.divide(other, self)
 
     def __rpow__(self, other: Any) -> Any:
-        return elementwise.power(other, self)
+        return ops.power(other, self)
 
     def __rmatmul__(self, other: Any) -> Any:
         return ops.matmul(other, self)
@@ -157,7 +157,15 @@ class Tensor(NumPyProtocols):
     # -- as a container and as a number
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        engine.assign(self, ops.indexing.plain(index, self.data.__class__), value)
+        recording = modes.is_grad_enabled()
+        if self.place is not None or (self._requires_grad and recording):
+            raise guards.unassignable(self.place)
+        if isinstance(value, Tensor):
+            if value._requires_grad and recording:
+                raise guards.unrecorded_value()
+            value = value.data
+        self.data[ops.indexing.plain(index, self.data.__class__)] = value
+        writes.written(self.data)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -189,7 +197,7 @@ class Tensor(NumPyProtocols):
 
     def to(self, name: str) -> Any:
         """The tensor on the backend `name`: itself if it is there, else a copy (differentiable)."""
-        return self if name == self.backend else engine.transfer(self, name=name)
+        return self if name == self.backend else transfer(self, name=name)
 
     def __repr__(self) -> str:
         found = backend.of(self.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from microtensor.nn.module import Module
-from microtensor.ops.elementwise import relu, sigmoid, tanh
+from microtensor.ops import relu, sigmoid, tanh
 
 __all__ = ["ReLU", "Sigmoid", "Tanh"]
 

@@ -18,7 +18,7 @@ from microtensor.nn.functional import linear
 from microtensor.nn.layers import check_size, new_parameter
 from microtensor.nn.module import Module
 from microtensor.nn.recurrent import check_reset, parameter_shapes, reset_before, rnn_cell
-from microtensor.ops.shape import expand_dims, squeeze
+from microtensor.ops import expand_dims, squeeze
 from microtensor.recurrence import Cell, gru, lstm
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -162,7 +162,7 @@ class LSTMCell(_SingleStep):
 
 
 class GRUCell(_SingleStep):
-    """One step of the GRU, `reset` being "after" or "before", see `GRU`: (B, I), (B, H) to (B, H)."""
+    """One step of the GRU, `reset` as for `GRU`: (B, I), (B, H) to the new h (B, H)."""
 
     def __init__(
         self,

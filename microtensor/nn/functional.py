@@ -8,17 +8,22 @@ import numpy as np
 
 from microtensor import backend
 from microtensor.backend import Array, Generator, default_generator
-from microtensor.ops import linalg
-from microtensor.ops.elementwise import relu, sigmoid, softplus, tanh, where
-from microtensor.ops.indexing import take
-from microtensor.ops.loss import (
+from microtensor.ops import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
     l1_loss,
+    linalg,
+    log_softmax,
     mse_loss,
+    relu,
+    sigmoid,
+    softmax,
+    softplus,
+    take,
+    tanh,
+    where,
 )
-from microtensor.ops.reduction import log_softmax, softmax
 from microtensor.tensor import Tensor
 
 __all__ = [
@@ -40,7 +45,7 @@ __all__ = [
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """y = x W^T + b.
+    """Return y = x W^T + b.
 
     Parameters
     ----------
@@ -100,7 +105,7 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
     host = _host_indices(indices)
     if host.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {host.dtype}")
-    if host.size and not (0 <= host.min() and host.max() < size):
+    if host.size and (host.min() < 0 or host.max() >= size):
         wrong = np.argwhere((host < 0) | (host >= size))[0]
         where_ = tuple(int(i) for i in wrong)
         raise IndexError(

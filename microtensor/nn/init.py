@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from microtensor import backend, engine
+from microtensor import backend, writes
 from microtensor.backend import Generator, default_generator
 from microtensor.tensor import Tensor
 
@@ -183,5 +183,5 @@ def _fill(tensor: AnyTensor, values: np.ndarray) -> AnyTensor:
     found = backend.of(tensor.data)
     assert found is not None
     tensor.data[...] = found.from_host(values.astype(tensor.dtype, copy=False))
-    engine.written(tensor.data)
+    writes.written(tensor.data)
     return tensor

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from microtensor import backend, engine
+from microtensor import backend, engine, writes
 from microtensor.nn.parameter import Parameter
 from microtensor.tensor import Tensor
 
@@ -108,7 +108,7 @@ class Module:
             yield module
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module, under the name `prefix`, and all below it, each once, parents first."""
+        """Return this module, named `prefix`, and all below it, each once, parents first."""
         seen = set()
         for name, module in self._walk(prefix):
             if id(module) not in seen:
@@ -116,7 +116,7 @@ class Module:
                 yield name, module
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once, parents first."""
+        """Return this module and all below it, each once, parents first."""
         for _, module in self.named_modules():
             yield module
 
@@ -206,7 +206,7 @@ class Module:
         for name, value in values.items():
             data = own[name].data
             data[...] = _backend_of(data).from_host(value.astype(data.dtype, copy=False))
-            engine.written(data)
+            writes.written(data)
         return IncompatibleKeys(missing, unexpected)
 
     # -- changing all at once

@@ -23,8 +23,17 @@ from microtensor.nn import functional, init
 from microtensor.nn.functional import linear
 from microtensor.nn.layers import check_size, new_parameter
 from microtensor.nn.module import Module
-from microtensor.ops.elementwise import sigmoid, tanh, where
-from microtensor.ops.shape import concatenate, expand_dims, split, squeeze, stack, unstack
+from microtensor.ops import (
+    concatenate,
+    expand_dims,
+    sigmoid,
+    split,
+    squeeze,
+    stack,
+    tanh,
+    unstack,
+    where,
+)
 from microtensor.recurrence import Cell, gru, lstm, rnn_relu, rnn_tanh
 from microtensor.tensor import Tensor
 
@@ -198,7 +207,7 @@ class Recurrent(Module):
         if padding is not None:
             x = where(padding.valid, x, 0.0)
 
-        finals = []
+        finals: list[tuple[Any, ...]] = []
         for k in range(self.num_layers):
             outputs = []
             for direction in range(self.directions):
@@ -248,6 +257,7 @@ class Recurrent(Module):
     def _recurrent_mask(self, batch: int, dtype: Any, place: backend.Backend) -> Array | None:
         if not self.recurrent_dropout or not self.training:
             return None
+        assert self.hidden_size is not None
         shape = (batch, self.hidden_size)
         return functional.dropout_mask(shape, dtype, self.recurrent_dropout, place, self.generator)
 
@@ -481,7 +491,7 @@ def rnn_cell(nonlinearity: str) -> Cell:
 
 
 def check_reset(reset: str) -> str:
-    """ "after" or "before", else an error."""
+    """Return `reset` if it is one of the two variants, else refuse it."""
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
     return reset
@@ -500,7 +510,7 @@ def parameter_shapes(
         shapes["bias_ih"] = (rows,)
     if bias is True:
         shapes["bias_hh"] = (rows,)
-    return shapes | {name: (hidden_size,) for name in cell.per_unit}
+    return shapes | dict.fromkeys(cell.per_unit, (hidden_size,))
 
 
 def reset_before(weight: Any, bias: Any, mask: Any = None) -> Callable[[Any, Any], Any]:

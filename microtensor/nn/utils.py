@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from microtensor import backend, engine
+from microtensor import backend, writes
 from microtensor.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -53,7 +53,7 @@ def clip_grad_norm_(
         raise ValueError(f"norm_type must be positive, got {norm_type!r}")
     gradients = _gradients(parameters)
     if not gradients:
-        return engine.wrap(backend.default().xp.zeros((), "float32"))
+        return Tensor(backend.default().xp.zeros((), "float32"))
     xp = backend.namespaces[type(gradients[0])]
     if math.isinf(norm_type):
         total = xp.stack([abs(g).max() for g in gradients if g.size] or [xp.zeros(())]).max()
@@ -70,8 +70,8 @@ def clip_grad_norm_(
     factor = xp.minimum(max_norm / (total + 1e-6), 1.0)
     for g in gradients:
         xp.multiply(g, factor.astype(g.dtype), out=g)
-        engine.written(g)
-    return engine.wrap(total)
+        writes.written(g)
+    return Tensor(total)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
@@ -87,7 +87,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     for g in _gradients(parameters):
         xp = backend.namespaces[type(g)]
         xp.minimum(xp.maximum(g, -clip_value), clip_value, out=g)
-        engine.written(g)
+        writes.written(g)
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Any]:

@@ -10,30 +10,23 @@ from microtensor.ops.comparison import (
     not_equal,
 )
 from microtensor.ops.elementwise import (
-    abs,
     add,
-    clip,
     cos,
     divide,
     exp,
     expm1,
     log,
     log1p,
-    maximum,
-    minimum,
     multiply,
     negative,
     power,
-    relu,
     sigmoid,
-    sign,
     sin,
     softplus,
     sqrt,
     square,
     subtract,
     tanh,
-    where,
 )
 from microtensor.ops.indexing import getitem, take, take_along_axis
 from microtensor.ops.linalg import einsum, linear, matmul, outer
@@ -43,6 +36,15 @@ from microtensor.ops.loss import (
     cross_entropy,
     l1_loss,
     mse_loss,
+)
+from microtensor.ops.piecewise import (
+    abs,
+    clip,
+    maximum,
+    minimum,
+    relu,
+    sign,
+    where,
 )
 from microtensor.ops.reduction import (
     argmax,

@@ -13,8 +13,9 @@ import numpy as np
 from microtensor import backend, engine
 from microtensor.backend import Array
 from microtensor.engine import primitive
-from microtensor.ops.elementwise import abs, maximum, multiply, sigmoid, square
+from microtensor.ops.elementwise import multiply, sigmoid, square
 from microtensor.ops.indexing import take_along_axis
+from microtensor.ops.piecewise import abs, maximum
 from microtensor.ops.reduction import log_softmax, mean, sum
 from microtensor.ops.shape import reshape, transpose
 

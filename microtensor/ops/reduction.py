@@ -12,7 +12,8 @@ from typing import Any
 from microtensor.backend import Array
 from microtensor.engine import broadcast_to, primitive
 from microtensor.ops.comparison import equal
-from microtensor.ops.elementwise import exp, square, where
+from microtensor.ops.elementwise import exp, square
+from microtensor.ops.piecewise import where
 from microtensor.ops.shape import flip, reshape, transpose
 
 Axis = int | tuple[int, ...] | None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import backend, engine
+from microtensor import backend, engine, writes
 from microtensor.backend import Array
 from microtensor.tensor import Tensor
 
@@ -23,7 +23,7 @@ __all__ = ["Optimizer"]
 class Slot:
     """What an optimizer keeps for one parameter: its state by name, and two arrays to work in."""
 
-    __slots__ = ("arrays", "kind", "scratch", "spare", "step")
+    __slots__ = ("arrays", "data", "scratch", "spare", "step")
 
     def __init__(self, data: Array, state: Mapping[str, float]) -> None:
         xp = backend.namespaces[data.__class__]
@@ -33,15 +33,17 @@ class Slot:
 
     def _work_on(self, data: Array) -> None:
         xp = backend.namespaces[data.__class__]
-        self.kind = (data.__class__, data.dtype, data.shape)
+        self.data = data  # the very array of the last step: as long as it is the same, all fits
         self.scratch, self.spare = xp.empty_like(data), xp.empty_like(data)
 
     def follow(self, data: Array, name: str) -> None:
-        """The parameter has become another kind of array since the last step."""
-        if self.arrays:
+        """The parameter has become another array since the last step; of the same kind, or not."""
+        was = self.data
+        same = (was.__class__, was.dtype, was.shape) == (data.__class__, data.dtype, data.shape)
+        if self.arrays and not same:
             raise RuntimeError(
-                f"parameter {name} was {self.kind[1]} {self.kind[2]} when its optimizer state was "
-                f"made and is {data.dtype} {data.shape} on {type(data).__module__} now; make the "
+                f"parameter {name} was {was.dtype} {was.shape} when its optimizer state was made "
+                f"and is {data.dtype} {data.shape} on {type(data).__module__} now; make the "
                 "optimizer after the last .astype() and .to()"
             )
         self._work_on(data)
@@ -53,8 +55,9 @@ class Optimizer:
     Parameters
     ----------
     params
-        Tensors that require a gradient; or several groups of them, as dictionaries with "params"
-        and hyperparameters of their own. Order is kept, and a tensor that comes twice counts once.
+        Leaf tensors; or several groups of them, as dictionaries with "params" and hyperparameters
+        of their own. Order is kept, and a tensor that comes twice counts once. Frozen ones, with
+        requires_grad False, are accepted and stay as they are.
     defaults
         The hyperparameters of groups that do not give their own.
 
@@ -66,8 +69,8 @@ class Optimizer:
     Raises
     ------
     ValueError
-        If there is no parameter, one is the result of an operation or needs no gradient, or a
-        hyperparameter is out of range or unknown.
+        If there is no parameter or none requires a gradient, one is the result of an operation,
+        or a hyperparameter is out of range or unknown.
     TypeError
         If one is not a tensor.
     """
@@ -75,19 +78,17 @@ class Optimizer:
     def __init__(
         self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]
     ) -> None:
-        if isinstance(params, Tensor):
-            raise TypeError("params must be a sequence of tensors, such as [tensor], not a tensor")
+        given: list[Any] = [params] if isinstance(params, Tensor | dict) else list(params)
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self._slots: list[list[Slot | None]] = []
-        given = list(params)
         if not given:
             raise ValueError(f"{type(self).__name__} was given no parameters to optimize")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         for group in groups:
             self.add_param_group(group)
 
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
+    def add_param_group(self, group: Any) -> None:
         """Add parameters, with hyperparameters of their own if `group` names any."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError('a parameter group is a dictionary with "params"; got ' + repr(group))
@@ -99,6 +100,11 @@ class Optimizer:
             self._check_parameter(place, parameter)
         if not unique:
             raise ValueError(f"{type(self).__name__} was given no parameters to optimize")
+        if not any(p.requires_grad for p in tensors):
+            raise ValueError(
+                f"{type(self).__name__}: none of the parameters requires a gradient, so nothing "
+                "would ever change; call requires_grad_() on those to be trained"
+            )
         if known & unique.keys():
             raise ValueError("a parameter is in more than one parameter group")
         unknown = sorted(group.keys() - self.defaults.keys() - {"params"})
@@ -124,11 +130,6 @@ class Optimizer:
                 f"{name}: parameter {place}, of shape {parameter.shape}, is the result of an "
                 "operation; only leaf tensors can be optimized"
             )
-        if not parameter.requires_grad:
-            raise ValueError(
-                f"{name}: parameter {place}, of shape {parameter.shape}, has requires_grad False "
-                "and would never change; leave it out, or call requires_grad_() on it"
-            )
 
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse hyperparameters out of range; subclasses add their own."""
@@ -152,12 +153,12 @@ class Optimizer:
                 slot = slots[place]
                 if slot is None:
                     slot = slots[place] = Slot(data, self._state(group))
-                elif slot.kind != (data.__class__, data.dtype, data.shape):
+                elif slot.data is not data:
                     slot.follow(data, str(place))
                 slot.step += 1
                 xp = backend.namespaces[data.__class__]
                 self._update(xp, data, gradient.data, slot, group)
-                engine.written(data)
+                writes.written(data)
 
     def _update(
         self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]
@@ -211,7 +212,8 @@ class Optimizer:
         """
         hosts = {name: _host(value) for name, value in state.items()}
         faults: list[str] = []
-        groups, slots = [], []
+        groups: list[dict[str, Any]] = []
+        slots: list[list[Slot | None]] = []
         i = 0
         for j, group in enumerate(self.param_groups):
             read = self._read_group(j, hosts, faults)

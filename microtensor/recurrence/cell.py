@@ -26,7 +26,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from microtensor.ops.shape import split
+from microtensor.ops import split
 
 __all__ = ["Cell", "cell"]
 
@@ -176,9 +176,8 @@ class Cell:
         else:
             blocks = self._blocks(input_product + recurrent_product)
             values.update(zip(self.gates, blocks, strict=True))
-        new = self.equations(*[values[name] for name in self.arguments])
-        if not isinstance(new, tuple):
-            new = (new,)
+        result = self.equations(*[values[name] for name in self.arguments])
+        new: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         if len(new) != len(self.state):
             raise ValueError(
                 f"cell {self.name}: state is {self.state}, but the equations returned "
@@ -211,7 +210,7 @@ def cell(
 ) -> Callable[[Callable[..., Any]], Cell]:
     """Declare a recurrent cell from its equations; see `Cell` for the parameters.
 
-    >>> from microtensor.ops.elementwise import tanh
+    >>> from microtensor.ops import tanh
     >>> @cell(gates=("a",))
     ... def leaky(a, h):
     ...     return 0.9 * h + 0.1 * tanh(a)
@@ -230,6 +229,6 @@ def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"{what} must be a sequence of names, such as ({names!r},), not a string")
     for name in names:
-        if not isinstance(name, str) or not name.isidentifier():
+        if not str(name).isidentifier():
             raise ValueError(f"{what}: {name!r} cannot be the name of a parameter")
     return tuple(names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from microtensor.ops.elementwise import relu, sigmoid, tanh
+from microtensor.ops import relu, sigmoid, tanh
 from microtensor.recurrence.cell import cell
 
 __all__ = ["gru", "lstm", "peephole_lstm", "rnn_relu", "rnn_tanh"]

@@ -1,0 +1,40 @@
+"""Writing in place, and noticing when backward still needs what was overwritten.
+
+A write takes a number from the same counter as the nodes of the graph. A node that is younger than
+the last write has nothing to fear; an older one compares the memory of the arrays it saved with the
+memory that was written. So a write costs little, and a node pays nothing to be guarded.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from microtensor import backend, guards
+from microtensor.backend import Array
+
+next_number = count(1).__next__
+
+last = 0  # the number of the last write
+_numbers: dict[int, int] = {}  # the memory of an array (its owner's address) -> its last write
+
+
+def written(array: Array) -> None:
+    """To be called after every change in place of an array that operations may have saved."""
+    global last
+    last = next_number()
+    _numbers[backend.by_type[array.__class__].address(array)] = last
+
+
+def check(node: Any) -> None:
+    """Raise if something that `node` saved was written since.
+
+    Raises
+    ------
+    GradientStateError
+        Naming the operation and the line that called it.
+    """
+    for value in node.saved:
+        known = backend.by_type.get(value.__class__)
+        if known is not None and _numbers.get(known.address(value), 0) > node.number:
+            raise guards.overwritten(node, value.shape)
