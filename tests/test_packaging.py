@@ -78,7 +78,7 @@ except ImportError:
     getrusage = None
 
 def now():
-    return time.process_time(), getrusage(RUSAGE_SELF).ru_maxrss if getrusage else 0
+    return time.perf_counter(), getrusage(RUSAGE_SELF).ru_maxrss if getrusage else 0
 
 import numpy
 before = now()
@@ -89,13 +89,17 @@ print(after[0] - before[0], after[1] - before[1])
 
 
 def test_importing_costs_at_most_20_ms_and_5_mb_over_numpys_own(tmp_path):
-    # Other programs can only add to either figure, so the least of a few runs is the honest one;
-    # processor time rather than the clock's, because tests may run beside one another. The first
-    # run compiles, as an installation does; where this session forbids that, into a folder apart.
+    # Whatever else the machine does can only add to either figure, so the least of several runs is
+    # the honest one, and there is no need of more once it is low enough. The first run compiles, as
+    # an installation does; into a folder of its own, since a session may forbid it elsewhere.
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    runs = [tuple(map(float, python(COST, **compiled).split())) for _ in range(8)]
-    seconds, memory = (min(figures) for figures in zip(*runs, strict=True))
-    megabytes = memory / (2**20 if sys.platform == "darwin" else 2**10)
+    seconds = megabytes = float("inf")
+    for _ in range(25):
+        time, memory = map(float, python(COST, **compiled).split())
+        seconds = min(seconds, time)
+        megabytes = min(megabytes, memory / (2**20 if sys.platform == "darwin" else 2**10))
+        if seconds <= 0.020 and megabytes <= 5:
+            break
     assert seconds <= 0.020, f"import microtensor takes {seconds * 1e3:.1f} ms over NumPy's own"
     assert megabytes <= 5, f"import microtensor takes {megabytes:.1f} MB over NumPy's own"
 

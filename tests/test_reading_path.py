@@ -24,6 +24,7 @@ ORDER = [
     "backend.py",
     "modes.py",
     "guards.py",
+    "writes.py",
     "indexed.py",
     "declaration.py",
     "engine.py",
