@@ -1,5 +1,6 @@
 """microtensor: reverse-mode automatic differentiation from scratch, on NumPy and CuPy."""
 
+from microtensor import nn, optim, recurrence
 from microtensor.backend import (
     Generator,
     backend_available,
@@ -22,8 +23,10 @@ from microtensor.creation import (
 )
 from microtensor.engine import grad, primitive
 from microtensor.guards import AnomalyError, GradientStateError
+from microtensor.io import load, save
 from microtensor.modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from microtensor.ops import *  # noqa: F403  (the names are listed in ops.__all__)
+from microtensor.summary import summary
 from microtensor.tensor import Tensor
 
 __version__ = "0.1.0"
