@@ -142,15 +142,18 @@ def dropout(
     ------
     ValueError
         If `p` is not a probability.
+    TypeError
+        If `x` is neither a tensor nor an array.
 
     Notes
     -----
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, JMLR 15.
     """
     check_probability("p", p)
+    place = _backend_of(x)
     if not training or p == 0.0:
         return x
-    return x * dropout_mask(x.shape, x.dtype, p, _backend_of(x), generator)
+    return x * dropout_mask(x.shape, x.dtype, p, place, generator)
 
 
 def dropout_mask(

@@ -1,5 +1,7 @@
 """Module: order, names, attributes, state dictionaries, containers."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,9 +58,9 @@ def test_walking_modules_names_paths():
 
 def test_a_missing_attribute_raises_and_suggests():
     model = Small()
-    with pytest.raises(AttributeError, match="Small has no attribute 'frist'.*'first'"):
+    with pytest.raises(AttributeError, match=r"Small has no attribute 'frist'.*'first'"):
         model.frist  # noqa: B018
-    with pytest.raises(AttributeError, match="no attribute 'zzzzz'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'zzzzz'$"):
         model.zzzzz  # noqa: B018
     assert not hasattr(model, "__array_interface__")
 
@@ -92,7 +94,7 @@ def test_state_dict_is_a_copy_and_round_trips():
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.sampled_from(["float32", "float64"]))
 def test_state_dict_round_trips_any_stack(sizes, dtype):
     def build():
-        layers = [nn.Linear(a, b, dtype=dtype) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [nn.Linear(a, b, dtype=dtype) for a, b in itertools.pairwise(sizes)]
         return nn.Sequential(*layers)
 
     one, two = build(), build()

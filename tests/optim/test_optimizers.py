@@ -1,0 +1,369 @@
+"""Optimizers: their formulas, what they promise of arrays, groups, and saved state."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import microtensor as mt
+from microtensor import nn, optim
+
+VARIANTS = {
+    "sgd": (optim.SGD, {"lr": 0.1}),
+    "sgd_momentum": (optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    "sgd_dampened": (optim.SGD, {"lr": 0.1, "momentum": 0.5, "dampening": 0.3}),
+    "sgd_nesterov": (optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    "sgd_decay": (optim.SGD, {"lr": 0.1, "weight_decay": 0.2}),
+    "adagrad": (optim.Adagrad, {"lr": 0.5}),
+    "adagrad_decay": (optim.Adagrad, {"lr": 0.5, "lr_decay": 0.1, "weight_decay": 0.1}),
+    "adagrad_tf1": (optim.Adagrad, {"lr": 0.5, "initial_accumulator_value": 0.1, "eps": 0.0}),
+    "rmsprop": (optim.RMSprop, {"lr": 0.01}),
+    "rmsprop_momentum": (optim.RMSprop, {"lr": 0.01, "momentum": 0.5}),
+    "rmsprop_centered": (optim.RMSprop, {"lr": 0.01, "centered": True, "weight_decay": 0.1}),
+    "adam": (optim.Adam, {"lr": 0.1}),
+    "adam_amsgrad": (optim.Adam, {"lr": 0.1, "amsgrad": True, "weight_decay": 0.1}),
+    "adam_maximize": (optim.Adam, {"lr": 0.1, "maximize": True}),
+}
+
+
+def formulas(name, p, gradients):
+    """The documented formulas, number by number, in Python floats: p after each gradient."""
+    _, o = VARIANTS[name]
+    lr, decay = o["lr"], o.get("weight_decay", 0.0)
+    b = m = v = u = 0.0
+    s = o.get("initial_accumulator_value", 0.0)
+    momentum, eps = o.get("momentum", 0.0), o.get("eps", 1e-8)
+    path = []
+    for t, grad in enumerate(gradients, 1):
+        g = (-grad if o.get("maximize") else grad) + decay * p
+        if name.startswith("sgd"):
+            b = g if t == 1 else momentum * b + (1 - o.get("dampening", 0.0)) * g
+            if not momentum:
+                p -= lr * g
+            else:
+                p -= lr * (g + momentum * b if o.get("nesterov") else b)
+        elif name.startswith("adagrad"):
+            s += g * g
+            rate = lr / (1 + (t - 1) * o.get("lr_decay", 0.0))
+            p -= rate * g / (math.sqrt(s) + o.get("eps", 1e-10))
+        elif name.startswith("rmsprop"):
+            v = 0.99 * v + 0.01 * g * g
+            m = 0.99 * m + 0.01 * g
+            d = math.sqrt(v - m * m if o.get("centered") else v) + eps
+            b = momentum * b + g / d
+            p -= lr * b
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            u = max(u, v) if o.get("amsgrad") else v
+            p -= lr * m / (1 - 0.9**t) / (math.sqrt(u / (1 - 0.999**t)) + eps)
+        path.append(p)
+    return path
+
+
+def away_from_zero(low=0.01, high=10):
+    return st.floats(low, high) | st.floats(-high, -low)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@given(start=st.floats(-3, 3), gradients=st.lists(away_from_zero(), min_size=1, max_size=6))
+def test_steps_follow_the_documented_formulas(name, start, gradients):
+    kind, options = VARIANTS[name]
+    parameter = nn.Parameter(np.array([start, 1.0]))
+    optimizer = kind([parameter], **options)
+    for gradient, expected in zip(gradients, formulas(name, start, gradients), strict=True):
+        parameter.grad = mt.tensor(np.array([gradient, 1.0]))
+        optimizer.step()
+        assert parameter.data[0] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (optim.Adam, lambda g: 1e-3 * g / (abs(g) + 1e-8)),
+        (optim.RMSprop, lambda g: 1e-2 * g / (0.1 * abs(g) + 1e-8)),
+        (optim.Adagrad, lambda g: 1e-2 * g / (abs(g) + 1e-10)),
+        (optim.SGD, lambda g: 1e-3 * g),
+    ],
+)
+@given(g=away_from_zero(1e-6, 1e6), start=st.floats(-2, 2))
+def test_the_first_step_with_defaults_has_a_closed_form(kind, size, g, start):
+    parameter = nn.Parameter(np.array(start))
+    parameter.grad = mt.tensor(np.array(g))
+    kind([parameter]).step()
+    assert parameter.data.item() == pytest.approx(start - size(g), rel=1e-9, abs=1e-11)
+
+
+RATES = {"sgd": 0.05, "adagrad": 0.3, "rmsprop": 0.01, "adam": 0.03}
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "sgd_momentum", "sgd_nesterov", "adagrad", "rmsprop", "adam"]
+)
+@given(
+    matrix=hnp.arrays(float, (3, 3), elements=st.floats(-1, 1)),
+    start=hnp.arrays(float, 3, elements=st.floats(-3, 3)),
+)
+def test_the_loss_falls_on_convex_quadratics(name, matrix, start):
+    kind, options = VARIANTS[name]
+    hessian = mt.tensor(matrix @ matrix.T + 0.1 * np.eye(3))
+    parameter = nn.Parameter(start.copy())
+    optimizer = kind([parameter], **{**options, "lr": RATES[name.partition("_")[0]]})
+
+    def loss():
+        return 0.5 * (parameter * (hessian @ parameter)).sum()
+
+    first = loss().item()
+    assume(first > 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < first
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_float32_stays_in_place_and_gradients_stay_as_they_are(name):
+    kind, options = VARIANTS[name]
+    parameter = nn.Parameter(np.ones((3, 2), np.float32))
+    array = parameter.data
+    optimizer = kind([parameter], **options)
+    for step in range(3):
+        parameter.grad = mt.tensor(np.full((3, 2), 0.5 + step, np.float32))
+        before = parameter.grad.data.copy()
+        optimizer.step()
+        assert parameter.grad.data.tobytes() == before.tobytes()
+    assert parameter.data is array
+    assert array.dtype == np.float32
+    assert not np.any(array == 1)
+    for value in optimizer.state_dict().values():
+        if value.shape == (3, 2):
+            assert value.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_independent_of_each_other(name):
+    kind, options = VARIANTS[name]
+    rng = np.random.default_rng(0)
+    starts = [rng.normal(size=shape) for shape in ((2, 3), (4,), ())]
+    gradients = [[rng.normal(size=s.shape) for s in starts] for _ in range(3)]
+    together = [nn.Parameter(s.copy()) for s in starts]
+    alone = [nn.Parameter(s.copy()) for s in starts]
+    one = kind(together, **options)
+    several = [kind([p], **options) for p in alone]
+    for step in gradients:
+        for p, q, g in zip(together, alone, step, strict=True):
+            p.grad, q.grad = mt.tensor(g), mt.tensor(g)
+        one.step()
+        for optimizer in several:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        assert p.data.tobytes() == q.data.tobytes()
+
+
+def test_a_parameter_without_a_gradient_is_passed_over():
+    a, b = nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2))
+    optimizer = optim.Adam([a, b], weight_decay=0.5)
+    a.grad = mt.ones(2, dtype="float64")
+    optimizer.step()
+    assert np.all(b.data == 1)
+    assert not any(name.startswith("1.") for name in optimizer.state_dict())
+
+
+def test_zero_grad_sets_none():
+    parameter = nn.Parameter(np.ones(2))
+    parameter.grad = mt.ones(2, dtype="float64")
+    optimizer = optim.SGD([parameter])
+    optimizer.zero_grad()
+    assert parameter.grad is None
+
+
+def test_a_parameter_named_twice_is_updated_once():
+    parameter = nn.Parameter(np.zeros(1))
+    optimizer = optim.SGD([parameter, parameter], lr=1.0)
+    parameter.grad = mt.ones(1, dtype="float64")
+    optimizer.step()
+    assert parameter.data.item() == -1.0
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    layer = nn.Linear(2, 1)
+    optimizer = optim.SGD(layer.parameters(), lr=0.1)
+    x = mt.ones((1, 2), requires_grad=True)
+    layer(x).sum().backward()
+    loss = layer(x).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_groups_have_their_own_hyperparameters():
+    a, b = nn.Parameter(np.zeros(1)), nn.Parameter(np.zeros(1))
+    optimizer = optim.SGD([{"params": [a], "lr": 1.0}, {"params": b}], lr=0.1)
+    for p in (a, b):
+        p.grad = mt.ones(1, dtype="float64")
+    optimizer.step()
+    assert (a.data.item(), b.data.item()) == (-1.0, -0.1)
+    optimizer.param_groups[1]["lr"] = 10.0
+    optimizer.step()
+    assert b.data.item() == pytest.approx(-10.1)
+    with pytest.raises(ValueError, match="more than one"):
+        optimizer.add_param_group({"params": [a]})
+    with pytest.raises(ValueError, match=r"no hyperparameters \['rate'\]"):
+        optimizer.add_param_group({"params": [nn.Parameter(np.zeros(1))], "rate": 1})
+    with pytest.raises(TypeError, match="params"):
+        optimizer.add_param_group([a])
+    assert "group 1: 1 parameters, lr=10.0" in repr(optimizer)
+
+
+def test_nothing_to_optimize_is_refused():
+    kind = optim.Adam
+    for empty in ([], iter([]), nn.Tanh().parameters(), [{"params": []}]):
+        with pytest.raises(ValueError, match="no parameters"):
+            kind(empty)
+    with pytest.raises(TypeError, match="parameter 1 is a ndarray"):
+        kind([nn.Parameter(np.ones(1)), np.ones(1)])
+    with pytest.raises(ValueError, match=r"parameter 0, of shape .* is the result of an operation"):
+        kind([nn.Parameter(np.ones(1)) * 2])
+    frozen = nn.Parameter(np.ones(1), requires_grad=False)
+    with pytest.raises(ValueError, match="none of the parameters requires a gradient"):
+        kind([frozen])
+    kind([frozen, nn.Parameter(np.ones(1))])  # some frozen, as in fine-tuning, is usual
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (optim.SGD, {"lr": -1}),
+        (optim.SGD, {"lr": math.nan}),
+        (optim.SGD, {"lr": "fast"}),
+        (optim.SGD, {"momentum": -0.1}),
+        (optim.SGD, {"weight_decay": -0.1}),
+        (optim.SGD, {"nesterov": True}),
+        (optim.SGD, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}),
+        (optim.Adagrad, {"eps": -1}),
+        (optim.Adagrad, {"lr_decay": -1}),
+        (optim.Adagrad, {"initial_accumulator_value": -1}),
+        (optim.RMSprop, {"alpha": 1.0}),
+        (optim.RMSprop, {"eps": math.inf}),
+        (optim.Adam, {"betas": (0.9, 1.0)}),
+        (optim.Adam, {"betas": (0.9,)}),
+        (optim.Adam, {"eps": -1e-8}),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(kind, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        kind([nn.Parameter(np.ones(1))], **options)
+
+
+# -- saved state
+
+
+def training(kind, options, seed=0):
+    rng = np.random.default_rng(seed)
+    model = nn.Sequential(nn.Linear(3, 4, dtype="float64"), nn.Linear(4, 2, dtype="float64"))
+    model.load_state_dict({n: rng.normal(size=p.shape) for n, p in model.named_parameters()})
+    optimizer = kind(model.parameters(), **options)
+    x, y = mt.tensor(rng.normal(size=(5, 3))), mt.tensor(rng.normal(size=(5, 2)))
+
+    def run(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+
+    return model, optimizer, run
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_resumed_run_ends_bitwise_equal(name, tmp_path):
+    kind, options = VARIANTS[name]
+    model, _, run = training(kind, options)
+    run(7)
+    first, optimizer, run_first = training(kind, options)
+    run_first(4)
+    mt.save(tmp_path / "o.safetensors", optimizer.state_dict())
+    mt.save(tmp_path / "m.safetensors", first.state_dict())
+    second, resumed, run_second = training(kind, {**options, "lr": 123.0})
+    second.load_state_dict(mt.load(tmp_path / "m.safetensors"))
+    resumed.load_state_dict(mt.load(tmp_path / "o.safetensors"))
+    for key, value in optimizer.param_groups[0].items():
+        if key != "params":
+            assert resumed.param_groups[0][key] == value
+            assert type(resumed.param_groups[0][key]) is type(value)
+    run_second(3)
+    for a, b in zip(model.parameters(), second.parameters(), strict=True):
+        assert a.data.tobytes() == b.data.tobytes()
+
+
+def test_saved_state_is_a_copy_with_positions_and_hyperparameters():
+    _, optimizer, run = training(optim.Adam, {"lr": 0.1})
+    run(2)
+    state = optimizer.state_dict()
+    slots = {f"{i}.{n}" for i in range(4) for n in ("step", "exp_avg", "exp_avg_sq")}
+    options = ("params", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+    assert set(state) == slots | {f"group0.{n}" for n in options}
+    assert state["0.step"].item() == 2
+    assert state["group0.betas"].numpy().tolist() == [0.9, 0.999]
+    before = state["0.exp_avg"].numpy().copy()
+    run(1)
+    np.testing.assert_array_equal(state["0.exp_avg"].numpy(), before)
+
+
+def test_loading_lists_every_fault_and_changes_nothing():
+    _, optimizer, run = training(optim.Adam, {"lr": 0.1})
+    run(2)
+    good = optimizer.state_dict()
+    bad = dict(good)
+    bad["0.exp_avg"] = mt.zeros((9, 9))
+    del bad["1.exp_avg_sq"], bad["group0.eps"]
+    bad["5.exp_avg"] = mt.zeros(1)
+    bad["group0.lr"] = np.array(-1.0)
+    bad["group0.params"] = np.array(7)
+    with pytest.raises(ValueError, match="nothing has been loaded") as caught:
+        optimizer.load_state_dict(bad)
+    for piece in (
+        "0.exp_avg is float32 of shape (9, 9), must be (4, 3)",
+        "missing: 1.exp_avg_sq",
+        "missing: group0.eps",
+        "unexpected: 5.exp_avg",
+        "lr must be at least 0",
+        "group0 had 7 parameters, here it has 4",
+    ):
+        assert piece in str(caught.value)
+    for name, value in optimizer.state_dict().items():
+        assert value.numpy().tobytes() == good[name].numpy().tobytes()
+
+
+def test_state_of_another_kind_of_optimizer_is_refused():
+    _, adam, run = training(optim.Adam, {"lr": 0.1})
+    run(1)
+    _, sgd, _ = training(optim.SGD, {"lr": 0.1})
+    with pytest.raises(ValueError, match=r"unexpected: 0.exp_avg"):
+        sgd.load_state_dict(adam.state_dict())
+
+
+def test_converting_the_model_under_an_optimizer_with_state_is_refused():
+    model, optimizer, run = training(optim.Adam, {"lr": 0.1})
+    run(1)
+    model.astype("float32")
+    with pytest.raises(RuntimeError, match=r"was float64 .* is float32 .*astype"):
+        optimizer.step()
+    model, optimizer, run = training(optim.SGD, {"lr": 0.1})
+    run(1)
+    model.astype("float32")
+    optimizer.step()  # keeps no state: it just goes on
+    assert all(p.dtype == np.float32 for p in model.parameters())
+
+
+def test_scheduled_learning_rates_count():
+    parameter = nn.Parameter(np.zeros(1, np.float32))
+    optimizer = optim.SGD([parameter], lr=1.0)
+    for rate in (1.0, 0.5, np.float64(0.25)):
+        optimizer.param_groups[0]["lr"] = rate
+        parameter.grad = mt.ones(1)
+        optimizer.step()
+    assert parameter.data.item() == -1.75
+    assert parameter.dtype == np.float32
