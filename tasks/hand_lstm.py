@@ -419,23 +419,24 @@ def _square(step: int, line: int, value: float) -> Any:
 def _flow_figure(trial: Trial) -> Figure:
     figure, axes = plots.new_figure()
     curves = (
-        ("growth_flow", "-", "w = 1.01: explodes"),
-        ("cell_flow", "-", "memory cell, forget gate at sigmoid(10): stays"),
-        ("decay_flow", "-", "w = 0.99: vanishes"),
+        ("growth_flow", "w = 1.01 explodes", "bottom", 30),
+        ("cell_flow", "memory cell with its forget gate at sigmoid(10) keeps it", "bottom", 6),
+        ("decay_flow", "w = 0.99 vanishes", "top", -30),
     )
-    for index, (name, style, label) in enumerate(curves):
+    for color, (name, label, side, away) in zip(plots.PALETTE, curves, strict=False):
         flow = trial.arrays[name]
         lag = np.arange(len(flow))[::-1]
-        axes.semilogy(lag, flow, style, color=plots.PALETTE[index], linewidth=2)
+        axes.semilogy(lag, flow, color=color, linewidth=2)
+        middle = len(flow) // 2
         axes.annotate(
-            f"{label}\n{flow[0]:.3g} after {lag[0]} steps",
-            xy=(lag[0], flow[0]),
-            xytext=(-6, -6 if index == 0 else 8),
+            f"{label}:\n{flow[0]:.3g} after {lag[0]} steps",
+            xy=(lag[middle], flow[middle]),
+            xytext=(0, away),
             textcoords="offset points",
-            ha="right",
-            va="top" if index == 0 else "bottom",
+            ha="right" if away != 6 else "center",
+            va=side,
             fontsize=9,
-            color=plots.PALETTE[index],
+            color=color,
         )
     axes.set_xlabel("steps back in time")
     axes.set_ylabel("gradient of the last value by the earlier one")

@@ -380,32 +380,40 @@ def _loss_figure(run: Run) -> Figure:
 
 
 def _last_symbol_figure(run: Run) -> Figure:
-    figure, axes = plots.new_figure(width=6.5, height=6.0)
-    axes.axhspan(-1.05, 0, xmin=0.5, color=plots.PALETTE[2], alpha=0.08, linewidth=0)
-    axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    markers = zip(plots.PALETTE, "osD", VARIANTS.items(), strict=False)
-    for color, marker, (variant, title) in markers:
+    figure, (whole, near) = plots.new_figure(1, 2, width=10.0, height=5.6)
+    lean = {}
+    for variant in VARIANTS:
         outputs = np.array([trial.arrays["outputs"] for trial in run.of(variant)])
-        lean = outputs[:, :, -1, 3] - outputs[:, :, -1, 4]  # (trials, 2)
-        axes.plot(
-            lean[:, 0],
-            lean[:, 1],
-            marker,
-            color=color,
-            alpha=0.6,
-            markersize=7,
-            markeredgecolor="white",
-            label=title,
-        )
-    axes.text(1.0, -0.06, "both right", ha="right", va="top", fontsize=9, color="0.3")
-    axes.set_xlim(-1.05, 1.05)
-    axes.set_ylim(-1.05, 1.05)
-    axes.set_aspect("equal")
-    axes.set_xlabel("after 3 0 1 2: output for 3 minus output for 4")
-    axes.set_ylabel("after 4 0 1 2: output for 3 minus output for 4")
-    axes.set_title("What each trial says after the 2")
-    axes.legend(loc="upper center", frameon=False, fontsize=9, bbox_to_anchor=(0.5, -0.12))
+        lean[variant] = outputs[:, :, -1, 3] - outputs[:, :, -1, 4]  # (trials, 2)
+    untaught = np.concatenate([lean["published"], lean["mlp"]])
+    closeness = 1.15 * float(np.abs(untaught).max())
+    for axes, limit in ((whole, 1.05), (near, closeness)):
+        axes.fill_between([0, limit], -limit, 0, color=plots.PALETTE[2], alpha=0.08, linewidth=0)
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.axvline(0, color="0.5", linewidth=0.8)
+        markers = zip(plots.PALETTE, "osD", VARIANTS.items(), strict=False)
+        for color, marker, (variant, title) in markers:
+            axes.plot(
+                lean[variant][:, 0],
+                lean[variant][:, 1],
+                marker,
+                color=color,
+                alpha=0.6,
+                markersize=7,
+                markeredgecolor="white",
+                label=title,
+            )
+        axes.text(0.98, 0.48, "both right", transform=axes.transAxes, ha="right", va="top",
+                  fontsize=9, color="0.3")  # fmt: skip
+        axes.set_xlim(-limit, limit)
+        axes.set_ylim(-limit, limit)
+        axes.set_aspect("equal")
+        axes.set_xlabel("after 3 0 1 2: output for 3 minus output for 4")
+    whole.set_ylabel("after 4 0 1 2: output for 3 minus output for 4")
+    whole.set_title("What each trial says after the 2")
+    near.set_title("The same, close to the middle")
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
