@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = Any  # a bare array of some backend: np.ndarray, cupy.ndarray, ...
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """What the library must know about one kind of array.
 
     `address` gives the start of the memory that an array's *owner* holds, so that all views of
@@ -206,9 +203,10 @@ class Generator:
 
     def get_state(self) -> dict[str, Any]:
         """The whole state as a dictionary that JSON can hold."""
-        state = self._rng.bit_generator.state
-        plain = json.loads(json.dumps(state, default=lambda array: array.tolist()))
-        return dict(plain)
+        state = dict(self._rng.bit_generator.state)
+        state["state"] = {name: words.tolist() for name, words in state["state"].items()}
+        state["buffer"] = state["buffer"].tolist()
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` gave."""

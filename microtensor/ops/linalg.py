@@ -5,7 +5,6 @@ Their rules use methods that arrays and tensors share, so one text serves both.
 
 from __future__ import annotations
 
-import string
 from typing import Any
 
 
@@ -125,6 +124,9 @@ def _einsum_rule(g: Any, operands: tuple[Any, ...], subscripts: str) -> list[Any
 _einsum.vjp("operands", _einsum_rule)
 
 
+_LABELS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
 def einsum(subscripts: str, *operands: Any) -> Any:
     """A sum of products in Einstein's notation, as NumPy's einsum with subscripts as a string.
 
@@ -139,7 +141,7 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     terms = inputs.split(",")
     if len(terms) != len(operands):
         raise ValueError(f"einsum: {subscripts!r} names {len(terms)} operands, got {len(operands)}")
-    free = [label for label in string.ascii_letters if label not in subscripts]
+    free = [label for label in _LABELS if label not in subscripts]
     if not arrow:
         labels = sorted({c for c in inputs if c.isalpha() and inputs.count(c) == 1})
         output = ("..." if "..." in inputs else "") + "".join(labels)
