@@ -10,9 +10,9 @@ Morvan Zhou's TensorFlow 1 program, and these of TensorFlow 1's habits decide ho
 - `BasicLSTMCell` has one kernel of shape (10 + 10, 40) for input and state together, and one bias:
   hence `bias="single"`. The kernel is Glorot uniform over that whole shape, so its limit is
   √(6 / (20 + 40)), not a limit for each gate.
-- Its bias starts at zero, and the forget gate adds `forget_bias` = 1 at every step. A bias that starts
-  at 1 is the same function with the same gradient, so that is where it is put here. (The order of the
-  gates is i, j, f, o there and i, f, g, o here; weights drawn alike do not mind.)
+- Its bias starts at zero, and the forget gate adds `forget_bias` = 1 at every step. A bias that
+  starts at 1 is the same function with the same gradient, so that is where it is put here. (The
+  order of the gates is i, j, f, o there and i, f, g, o here; weights drawn alike do not mind.)
 - The two linear layers draw their weights from N(0, 1), much wider than today's defaults, and start
   their biases at 0.1, as the program asks.
 - `AdamOptimizer` has the ε of 1e-8 that `mt.optim.Adam` has, but adds it before the bias correction

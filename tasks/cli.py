@@ -1,8 +1,8 @@
 """The command line: list, show, run, tour, report.
 
-Results for programs go to standard output (`--json`, list, show, report), everything else to standard
-error. Exit codes: 0 done; 1 a row is out of tolerance under `--check`; 2 what was asked for cannot be
-done, in one line; 130 interrupted, with the command that goes on.
+Results for programs go to standard output (`--json`, list, show, report), everything else to
+standard error. Exit codes: 0 done; 1 a row is out of tolerance under `--check`; 2 what was asked
+for cannot be done, in one line; 130 interrupted, with the command that goes on.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import microtensor as mt
+from microtensor.io import LoadError
 from tasks import registry, report
 from tasks.console import ProgressBar, say, show_rows
 from tasks.folder import to_json
 from tasks.harness import Task, UsageError
-from tasks.runner import Options, Stopped, check, run_task
+from tasks.runner import check, run_task
+from tasks.scheduling import Options, Stopped
 from tasks.settings import split_settings, with_settings
 
 EPILOG = """\
 examples:
   python -m tasks                                   what there is
-  python -m tasks tour                              everything that takes seconds, with real figures
+  python -m tasks tour                              all that takes seconds, with real figures
   python -m tasks show sin_cos                      what it claims, its equations and settings
-  python -m tasks run sin_cos --check               at the document's settings; exit code 1 if missed
+  python -m tasks run sin_cos --check               the document's settings; exit code 1 if missed
   python -m tasks run sin_cos --trials 3 --learning-rate 0.01 --out runs/faster
   python -m tasks report runs                       the table, published against ours, as Markdown
 """
@@ -58,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
-        say(f"tasks: this needs {error.name}, which is not installed; the experiments' extra brings "
-            "it: python -m pip install -e '.[tasks]'")
+        say(
+            f"tasks: this needs {error.name}, which is not installed; the experiments' extra "
+            "brings it: python -m pip install -e '.[tasks]'"
+        )
         return 2
-    except mt.LoadError as error:
+    except LoadError as error:
         say(f"tasks: {error}; remove that file to go on without it")
         return 2
     except (Stopped, KeyboardInterrupt) as stop:
@@ -95,7 +98,10 @@ def _command(given: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m tasks", description=__doc__, epilog=EPILOG, allow_abbrev=False,
+        prog="python -m tasks",
+        description=__doc__,
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -107,37 +113,58 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, help="worker processes (default: one for each core; 1 on a GPU)")
     add("--backend", choices=("numpy", "cupy"), default="numpy", help="where arrays live")
     add("--cluster", metavar="ADDRESS", help="a Dask scheduler to send the trials to")
-    add("--out", default="runs", metavar="DIR",
-        help="where runs are kept, each in DIR/NAME-PRESET (default: runs)")
+    add(
+        "--out",
+        default="runs",
+        metavar="DIR",
+        help="where runs are kept, each in DIR/NAME-PRESET (default: runs)",
+    )
     add("--data", metavar="DIR", help="where data sets are kept or fetched to")
     add("--json", action="store_true", help="one line of JSON a run on standard output")
     add("--check", action="store_true", help="exit with 1 if a row is out of tolerance")
     add("--resume", action="store_true", help="go on with what --out holds")
-    add("--save-every", type=float, default=10.0, metavar="SECONDS",
-        help="how often a trial that is training is saved (default 10)")
+    add(
+        "--save-every",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how often a trial that is training is saved (default 10)",
+    )
     add("--no-plots", action="store_true", help="draw no figures")
     add("--tensorboard", action="store_true", help="write event files for TensorBoard")
     add("--live", action="store_true", help="redraw the picture while it trains (implies --jobs 1)")
 
     run = commands.add_parser(
-        "run", parents=[how], allow_abbrev=False, help="run experiments",
-        description="Run experiments. Every setting of an experiment (see `show NAME`) is an option "
-        "too: --learning-rate 0.01. All experiments that have the setting take it.",
+        "run",
+        parents=[how],
+        allow_abbrev=False,
+        help="run experiments",
+        description="Run experiments. Every setting of an experiment (see `show NAME`) is an "
+        "option too: --learning-rate 0.01. All experiments that have the setting take it.",
     )
     run.add_argument("names", nargs="+", metavar="NAME|000…004|all")
-    run.add_argument("--preset", choices=("quick", "document"), default="document",
-                     help="quick proves the wiring and no more; document (default) is the real thing")
-    commands.add_parser("tour", parents=[how], allow_abbrev=False,
-                        help="run all experiments that take seconds, with real figures")
+    run.add_argument(
+        "--preset",
+        choices=("quick", "document"),
+        default="document",
+        help="quick proves the wiring and no more; document (default) is the real thing",
+    )
+    commands.add_parser(
+        "tour",
+        parents=[how],
+        allow_abbrev=False,
+        help="run all experiments that take seconds, with real figures",
+    )
     show = commands.add_parser("show", allow_abbrev=False, help="say what an experiment is about")
     show.add_argument("names", nargs="+", metavar="NAME|000…004|all")
-    table = commands.add_parser("report", allow_abbrev=False, help="published against ours, Markdown")
-    table.add_argument("folder", nargs="?", default="runs", metavar="DIR",
-                       help="folder of runs (default: runs)")
+    table = commands.add_parser(
+        "report", allow_abbrev=False, help="published against ours, Markdown"
+    )
+    table.add_argument(
+        "folder", nargs="?", default="runs", metavar="DIR", help="folder of runs (default: runs)"
+    )
     # Which options are ours and whether a value follows; every other one is a setting.
-    known = {
-        name: action.nargs != 0 for action in run._actions for name in action.option_strings
-    }
+    known = {name: action.nargs != 0 for action in run._actions for name in action.option_strings}
     parser.set_defaults(known_options=known)
     return parser
 
@@ -150,8 +177,10 @@ def _run(
 ) -> int:
     _check_options(options)
     planned = [
-        (task, own, _how(task, options)) for task, own in zip(
-            chosen, with_settings(chosen, options.preset, settings, trials=options.trials),
+        (task, own, _how(task, options))
+        for task, own in zip(
+            chosen,
+            with_settings(chosen, options.preset, settings, trials=options.trials),
             strict=True,
         )
     ]
@@ -159,8 +188,10 @@ def _run(
         check(*plan)
     missed = 0
     for task, own, how in planned:
-        say(f"{task.name}, preset {options.preset} (about {task.durations[options.preset]} "
-            f"on two cores): {task.title}")
+        say(
+            f"{task.name}, preset {options.preset} (about {task.durations[options.preset]} "
+            f"on two cores): {task.title}"
+        )
         with ProgressBar(task.name) as progress:
             result = run_task(task, own, how, progress)
         _tell(result, how)
@@ -187,10 +218,18 @@ def _how(task: Task, options: argparse.Namespace) -> Options:
     if jobs is None:
         jobs = 1 if options.live or options.backend == "cupy" else _cores()
     return Options(
-        folder=Path(options.out) / f"{task.name}-{options.preset}", preset=options.preset,
-        seed=options.seed, backend=options.backend, jobs=jobs, cluster=options.cluster,
-        data=options.data, resume=options.resume, plots=not options.no_plots,
-        tensorboard=options.tensorboard, live=options.live, save_every=options.save_every,
+        folder=Path(options.out) / f"{task.name}-{options.preset}",
+        preset=options.preset,
+        seed=options.seed,
+        backend=options.backend,
+        jobs=jobs,
+        cluster=options.cluster,
+        data=options.data,
+        resume=options.resume,
+        plots=not options.no_plots,
+        tensorboard=options.tensorboard,
+        live=options.live,
+        save_every=options.save_every,
     )
 
 
@@ -225,9 +264,11 @@ def _tour(options: argparse.Namespace, settings: list[tuple[str, list[str]]]) ->
     started = time.perf_counter()
     say(f"The tour: {', '.join(task.name for task in chosen)}, each at its document's settings.\n")
     code = _run(chosen, options, settings)
-    say(f"That was the tour, {time.perf_counter() - started:.0f} s. Read on with "
+    say(
+        f"That was the tour, {time.perf_counter() - started:.0f} s. Read on with "
         "`python -m tasks show NAME`, or see it all on one page: "
-        f"`python -m tasks report {shlex.quote(options.out)}`.")
+        f"`python -m tasks report {shlex.quote(options.out)}`."
+    )
     return code
 
 
@@ -263,8 +304,8 @@ def _list() -> str:
     lines += [
         "python -m tasks tour         runs those marked [tour], at their documents' settings",
         "python -m tasks show NAME    the claim, the equations, the settings, what to look for",
-        "python -m tasks run NAME     trains and compares with the published figures (--preset quick",
-        "                             to prove the wiring in seconds); --help lists the options",
+        "python -m tasks run NAME     trains and compares with the published figures (--preset",
+        "                             quick proves the wiring in seconds); --help has the options",
     ]
     return "\n".join(lines)
 
@@ -283,7 +324,10 @@ def _show(task: Task) -> str:
         lines += ["", "Reference levels:"]
         lines += [f"  {report.number(level.value):>9}  {level.name}" for level in levels]
     lines += ["", "What to look for:", "", *_paragraphs(task.look_for)]
-    lines += ["", f"Takes {task.durations['quick']} (quick), {task.durations['document']} (document)."]
+    lines += [
+        "",
+        f"Takes {task.durations['quick']} (quick), {task.durations['document']} (document).",
+    ]
     return "\n".join(lines)
 
 

@@ -47,9 +47,14 @@ class ProgressBar:
             )
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f} %"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
             )
             self._bar.start()
             self._line = self._bar.add_task(self._title, total=1.0)
@@ -68,7 +73,9 @@ class ProgressBar:
             say(f"{self._title}: {part:.0f} % of {total} trials, {now - self._start:.0f} s")
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
@@ -76,14 +83,18 @@ class ProgressBar:
 
 
 def show_rows(result: Mapping[str, Any]) -> None:
-    """The comparison as a table: target, ours, spread, verdict, and below it what helps to read it."""
+    """The comparison as a table: target, ours, spread, verdict; below it what helps to read it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 130, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, title=f"{result['task']}: {result['title']}",
-                  title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{result['task']}: {result['title']}",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("what is measured", ratio=3, overflow="fold")
     table.add_column("target", justify="right")
     table.add_column("ours", justify="right")
@@ -93,8 +104,14 @@ def show_rows(result: Mapping[str, Any]) -> None:
     for row in result["rows"]:
         cells = describe_row(row)
         style = {True: "green", False: "bold red", None: ""}[row["ok"]]
-        table.add_row(cells.name, cells.target, cells.value, cells.spread, cells.tolerance,
-                      f"[{style}]{cells.verdict}[/]" if style else cells.verdict)
+        table.add_row(
+            cells.name,
+            cells.target,
+            cells.value,
+            cells.spread,
+            cells.tolerance,
+            f"[{style}]{cells.verdict}[/]" if style else cells.verdict,
+        )
     console.print(table)
     for level in _levels(result["rows"]):
         say(f"  reference level {level}")

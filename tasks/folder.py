@@ -84,8 +84,8 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any], *, resume: bool) -> bool:
         """Make the folder ready for a run of this configuration; True if it is finished already.
 
-        A finished run that stands here is replaced, unless it is to be resumed; an unfinished one is
-        never thrown away. To resume a finished run with more trials makes it longer.
+        A finished run that stands here is replaced, unless it is to be resumed; an unfinished one
+        is never thrown away. To resume a finished run with more trials makes it longer.
 
         Raises
         ------
@@ -144,22 +144,29 @@ class RunFolder:
 
     def write_tables(self, run: Run) -> None:
         """metrics.csv and trials.csv; numbers are written so that they read back exactly."""
-        self._csv("metrics.csv", ("variant", "trial", "step"), (
-            ((m.variant, m.trial, m.step), m.values) for m in run.metrics
-        ))
-        self._csv("trials.csv", ("variant", "trial"), (
-            ((t.variant, t.number), t.values) for t in run.trials
-        ))
+        self._csv(
+            "metrics.csv",
+            ("variant", "trial", "step"),
+            (((m.variant, m.trial, m.step), m.values) for m in run.metrics),
+        )
+        self._csv(
+            "trials.csv",
+            ("variant", "trial"),
+            (((t.variant, t.number), t.values) for t in run.trials),
+        )
 
     def write_model(self, task: Task, run: Run) -> None:
         """model.safetensors: every trial's parameters as `VARIANT.trial.NUMBER.NAME`."""
         tensors = {
             ".".join(filter(None, (t.variant, "trial", str(t.number), name))): value
-            for t in run.trials for name, value in t.model.items()
+            for t in run.trials
+            for name, value in t.model.items()
         }
         about = {
-            "task": task.name, "preset": run.preset, "seed": run.seed,
-            "settings": run.settings.to_dict(),
+            "task": task.name,
+            "preset": run.preset,
+            "seed": run.seed,
+            "settings": _strict(run.settings.to_dict()),
         }
         mt.save(self.path / "model.safetensors", tensors, about)
 
@@ -179,7 +186,9 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _csv(
-        self, name: str, keys: Sequence[str],
+        self,
+        name: str,
+        keys: Sequence[str],
         lines: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]],
     ) -> None:
         lines = list(lines)
@@ -222,8 +231,14 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else that someone may have put here."""
-        for name in ("config.json", "metrics.csv", "trials.csv", "result.json",
-                     "model.safetensors", "printout.txt"):
+        for name in (
+            "config.json",
+            "metrics.csv",
+            "trials.csv",
+            "result.json",
+            "model.safetensors",
+            "printout.txt",
+        ):
             (self.path / name).unlink(missing_ok=True)
         for figure in self.path.glob("*.png"):
             figure.unlink()
@@ -231,28 +246,43 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def configuration(task: Task, settings: Any, preset: str, seed: int, backend: str) -> dict[str, Any]:
+def configuration(
+    task: Task, settings: Any, preset: str, seed: int, backend: str
+) -> dict[str, Any]:
     """What config.json holds: all that decides the result, and the versions it came from."""
     versions = {
-        "python": platform.python_version(), "numpy": np.__version__,
-        "microtensor": mt.__version__, "commit": _commit(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "microtensor": mt.__version__,
+        "commit": _commit(),
     }
     if backend == "cupy":
         import cupy
 
         versions["cupy"] = cupy.__version__
     return {
-        "task": task.name, "preset": preset, "seed": seed, "backend": backend,
-        "settings": settings.to_dict(), "versions": versions,
+        "task": task.name,
+        "preset": preset,
+        "seed": seed,
+        "backend": backend,
+        "settings": settings.to_dict(),
+        "versions": versions,
     }
 
 
 def row_to_dict(row: Row) -> dict[str, Any]:
     """A row as result.json and `--json` have it."""
     return {
-        "name": row.name, "target": row.target, "source": row.source, "value": row.value,
-        "spread": row.spread, "trials": row.trials, "solved": row.solved,
-        "tolerance": row.tolerance, "ok": row.ok, "unit": row.unit,
+        "name": row.name,
+        "target": row.target,
+        "source": row.source,
+        "value": row.value,
+        "spread": row.spread,
+        "trials": row.trials,
+        "solved": row.solved,
+        "tolerance": row.tolerance,
+        "ok": row.ok,
+        "unit": row.unit,
         "levels": [{"name": level.name, "value": level.value} for level in row.levels],
         "note": row.note,
     }
@@ -285,10 +315,11 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same(saved: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
     now = _plain(config)
-    different = []
-    for name in ("task", "preset", "seed", "backend"):
-        if saved.get(name) != now[name]:
-            different.append(f"{name} {saved.get(name)!r} there, {now[name]!r} here")
+    different = [
+        f"{name} {saved.get(name)!r} there, {now[name]!r} here"
+        for name in ("task", "preset", "seed", "backend")
+        if saved.get(name) != now[name]
+    ]
     old = saved.get("settings", {})
     for name, value in now["settings"].items():
         # More (or fewer) trials of the same settings are the same run made longer.

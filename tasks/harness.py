@@ -7,9 +7,9 @@ An experiment is one file, `tasks/NAME.py`, that ends in a module-level `TASK = 
 - `rows(run)`, which turns the finished trials into `Row`s: ours beside the document's figure;
 - `figures(run)`, which draws them.
 
-The command line (`tasks/cli.py`), the execution (`tasks/runner.py`, `tasks/work.py`), the files of a
-run (`tasks/folder.py`) and the report (`tasks/report.py`) are the same for all experiments. A file
-with a `TASK` in this folder is found by itself: nothing has to be registered.
+The command line (`tasks/cli.py`), the execution (`tasks/runner.py`, `tasks/work.py`), the files
+of a run (`tasks/folder.py`) and the report (`tasks/report.py`) are the same for all experiments.
+A file with a `TASK` in this folder is found by itself: nothing has to be registered.
 
     @dataclass(frozen=True, kw_only=True)
     class EchoSettings(Settings):
@@ -49,8 +49,21 @@ if TYPE_CHECKING:
     from tasks.work import Work
 
 __all__ = [
-    "Level", "Metric", "Row", "Run", "Settings", "Task", "Trial", "UsageError",
-    "at_least", "at_most", "median_of", "success_rate", "wilson", "wilson_tolerance", "within",
+    "Level",
+    "Metric",
+    "Row",
+    "Run",
+    "Settings",
+    "Task",
+    "Trial",
+    "UsageError",
+    "at_least",
+    "at_most",
+    "median_of",
+    "success_rate",
+    "wilson",
+    "wilson_tolerance",
+    "within",
 ]
 
 Source = Literal["document", "upstream", "paper", "computed"]
@@ -69,8 +82,8 @@ class UsageError(Exception):
 class Level:
     """A reference level, which makes a figure readable.
 
-    `name` says what reaches the level ("predicting zero", "only t-3 learnt"), `value` is on the scale
-    of the row it belongs to.
+    `name` says what reaches the level ("predicting zero", "only t-3 learnt"), `value` is on the
+    scale of the row it belongs to.
     """
 
     name: str
@@ -117,11 +130,13 @@ class Row:
         given = [x is not None for x in (self.target, self.source, self.tolerance)]
         if any(given) and not all(given):
             raise ValueError(
-                f"row {self.name!r}: target, source and tolerance come together, or not at all; got "
+                f"row {self.name!r}: target, source and tolerance come together or not at all; got "
                 f"target={self.target}, source={self.source}, tolerance={self.tolerance}"
             )
         if self.tolerance is not None and not self.tolerance[0] <= self.tolerance[1]:
-            raise ValueError(f"row {self.name!r}: the tolerance {self.tolerance} is an empty interval")
+            raise ValueError(
+                f"row {self.name!r}: the tolerance {self.tolerance} is an empty interval"
+            )
 
     @property
     def ok(self) -> bool | None:
@@ -163,12 +178,15 @@ def median_of(values: Sequence[float]) -> dict[str, Any]:
 
 
 def success_rate(solved: Sequence[bool]) -> dict[str, Any]:
-    """The arguments `value`, `spread`, `trials` and `solved` of a `Row` over one verdict a trial."""
+    """The arguments `value`, `spread`, `trials`, `solved` of a `Row` over one verdict a trial."""
     count, trials = sum(map(bool, solved)), len(solved)
     if not trials:
         raise ValueError("success_rate needs at least one trial; got none")
     return {
-        "value": count / trials, "spread": wilson(count, trials), "trials": trials, "solved": count,
+        "value": count / trials,
+        "spread": wilson(count, trials),
+        "trials": trials,
+        "solved": count,
     }
 
 
@@ -176,7 +194,7 @@ _Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def wilson(solved: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a success rate: the rates p with |solved/trials − p| ≤ z·√(p(1−p)/n)."""
+    """Wilson's 95 % interval of a success rate: the p with |solved/trials − p| ≤ z·√(p(1−p)/n)."""
     rate, z2 = solved / trials, _Z95 * _Z95
     middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
@@ -186,8 +204,8 @@ def wilson(solved: int, trials: int) -> tuple[float, float]:
 def wilson_tolerance(target: float, trials: int) -> tuple[float, float]:
     """The tolerance "Wilson's 95 % interval contains `target`", as an interval of observed rates.
 
-    Wilson's interval is the score test turned around, so it contains p exactly when the observed rate
-    lies within z·√(p(1−p)/n) of p.
+    Wilson's interval is the score test turned around, so it contains p exactly when the observed
+    rate lies within z·√(p(1−p)/n) of p.
     """
     return within(target, _Z95 * math.sqrt(target * (1 - target) / trials))
 
@@ -196,11 +214,11 @@ def wilson_tolerance(target: float, trials: int) -> tuple[float, float]:
 class Settings:
     """The settings every experiment has; an experiment subclasses it and adds its own.
 
-    Conventions. A subclass is `@dataclass(frozen=True, kw_only=True)`; its defaults are the document's
-    settings; every field has a string under it, which `--help` and `show` print. A field is an int,
-    a float, a bool, a str, a `Literal` or a tuple of those, because the command line and config.json
-    must be able to say it. A subclass refuses what makes no sense in `__post_init__` (ValueError with
-    one sentence), after calling `super().__post_init__()`.
+    Conventions. A subclass is `@dataclass(frozen=True, kw_only=True)`; its defaults are the
+    document's settings; every field has a string under it, which `--help` and `show` print. A
+    field is an int, a float, a bool, a str, a `Literal` or a tuple of those, because the command
+    line and config.json must be able to say it. A subclass refuses what makes no sense in
+    `__post_init__` (ValueError with one sentence), after calling `super().__post_init__()`.
     """
 
     trials: int = 10
@@ -297,8 +315,8 @@ class Run:
     def curve(self, name: str, variant: str = "") -> tuple[np.ndarray, np.ndarray]:
         """A logged metric over the steps.
 
-        Returns the steps, shape (n,), and the values, shape (trials, n), float64. Steps at which the
-        metric was not logged are left out; a trial that ended earlier is filled with NaN.
+        Returns the steps, shape (n,), and the values, shape (trials, n), float64. Steps at which
+        the metric was not logged are left out; a trial that ended earlier is filled with NaN.
         """
         logged = [m for m in self.metrics if m.variant == variant and name in m.values]
         steps = sorted({m.step for m in logged})
@@ -332,7 +350,8 @@ class Task:
     levels : the reference levels at given settings (for `show`); rows carry their own.
     variants : the configurations trained side by side at given settings. Each (variant, trial) is a
         unit of work of its own. An experiment of one configuration leaves this alone.
-    stack : how many trials of a variant make a unit of work. More than one where `train` trains them
+    stack : how many trials of a variant make a unit of work. More than one where `train` trains
+    them
         side by side, on an axis of their own, and each to the same bits as alone.
     train : trains the trials of one unit of work; see `tasks.work.Work` for what it is given.
     rows : the comparison, made from the finished run.

@@ -17,8 +17,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """The colours of Okabe and Ito (2008), told apart by every kind of colour vision."""
 
 
-def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.5,
-               **subplots: Any) -> tuple[Figure, Any]:
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.5, **subplots: Any
+) -> tuple[Figure, Any]:
     """An empty figure of `width` × `height` inches and its axes (an array where more than one).
 
     Drawn without pyplot: no global state, no window, no display needed. `subplots` is passed on to
@@ -50,7 +51,13 @@ def reference_levels(axes: Axes, levels: Sequence[Level]) -> None:
     for level in levels:
         axes.axhline(level.value, color="0.35", linestyle=":", linewidth=1.2)
         axes.annotate(
-            f"{level.name}: {level.value:.4g}", xy=(0.995, level.value),
-            xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-            ha="right", va="bottom", fontsize=8, color="0.25",
+            f"{level.name}: {level.value:.4g}",
+            xy=(0.995, level.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="0.25",
         )

@@ -41,7 +41,7 @@ def describe_row(row: Mapping[str, Any]) -> Cells:
 
 
 def number(value: float | None) -> str:
-    """A number in at most five significant digits; null, which no finite number gave, as "not a number"."""
+    """A number in at most five significant digits; null stands for what was not finite."""
     if value is None:
         return "not a number"
     if float(value).is_integer() and abs(value) < 1e7:
@@ -74,7 +74,9 @@ def markdown(root: Path) -> str:
         There is no such folder, no finished run in it, or a result.json that cannot be read.
     """
     if not root.is_dir():
-        raise UsageError(f"report: there is no folder {root}; run an experiment first, or name another")
+        raise UsageError(
+            f"report: there is no folder {root}; run an experiment first, or name another"
+        )
     # `.part` names a run's folder relative to the report, so that the figures' links hold.
     results = [(path.parent, _read(path)) for path in sorted(root.rglob("result.json"))]
     if not results:
@@ -104,9 +106,13 @@ def _verdicts(results: Sequence[Mapping[str, Any]]) -> list[str]:
 def _section(folder: Path, result: Mapping[str, Any]) -> list[str]:
     documents = ", ".join(result["documents"])
     lines = [
-        f"## {result['task']} (document {documents})", "", f"{result['title']}.", "",
+        f"## {result['task']} (document {documents})",
+        "",
+        f"{result['title']}.",
+        "",
         f"Preset `{result['preset']}`, seed {result['seed']}, backend {result['backend']}, "
-        f"{result['seconds']:.1f} s.", "",
+        f"{result['seconds']:.1f} s.",
+        "",
         "| what is measured | target | ours | spread | passes if | verdict |",
         "|---|---:|---:|---:|---:|---|",
     ]

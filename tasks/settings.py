@@ -1,4 +1,4 @@
-"""Settings from the command line: which words are settings, and which value they give to which task."""
+"""Settings from the command line: which words are settings, and what they set in which task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def split_settings(
     options
         argparse's own options, and whether a value follows them.
     names
-        Words that are never the value of a setting: `run --iterations 5 sin_cos` means what it says.
+        Words that are never the value of a setting: `run --iterations 5 sin_cos` means what it
+        says.
     """
     ours: list[str] = []
     settings: Given = []
@@ -93,8 +94,12 @@ def _value(task: Task, field: str, hint: Any, name: str, words: list[str]) -> An
     option = f"--{name.replace('_', '-')}"
     arguments = [option, *words]
     holder = dataclasses.make_dataclass("Value", [(field, hint)])
-    if hint is bool:  # with a default tyro has --name and --no-name; --name False is also meant well
-        holder = dataclasses.make_dataclass("Value", [(field, hint, dataclasses.field(default=False))])
+    if (
+        hint is bool
+    ):  # with a default tyro has --name and --no-name; --name False is also meant well
+        holder = dataclasses.make_dataclass(
+            "Value", [(field, hint, dataclasses.field(default=False))]
+        )
         if name == field and [word.lower() for word in words] in (["true"], ["false"]):
             arguments = [f"--{'no-' if words[0].lower() == 'false' else ''}{option[2:]}"]
     try:

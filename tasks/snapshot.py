@@ -30,7 +30,7 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
 def load_tree(path: str | os.PathLike[str]) -> Any:
     """Read what `save_tree` wrote; tensors come back where new tensors live.
 
-    Raises mt.LoadError (an OSError) for a file that is missing, damaged or not from `save_tree`.
+    Raises LoadError (an OSError) for a file that is missing, damaged or not from `save_tree`.
     """
     saved = mt.load(path, backend="numpy")
     if "tree" not in saved.metadata:
@@ -90,10 +90,12 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
         case np.ndarray() | np.generic():
             return _array("array", value, arrays)
         case Mapping():
-            return {"dict": [
-                [_key(key, where), _encode(item, arrays, f"{where}[{key!r}]")]
-                for key, item in value.items()
-            ]}
+            return {
+                "dict": [
+                    [_key(key, where), _encode(item, arrays, f"{where}[{key!r}]")]
+                    for key, item in value.items()
+                ]
+            }
         case list() | tuple():
             kind = "list" if isinstance(value, list) else "tuple"
             return {kind: [_encode(item, arrays, f"{where}[{i}]") for i, item in enumerate(value)]}

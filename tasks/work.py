@@ -111,11 +111,11 @@ class Work:
         total
             How many steps there are.
         kept
-            Everything that changes from step to step, by name: modules and optimizers (anything with
-            `state_dict` and `load_state_dict`), generators, and dictionaries of tensors, arrays,
-            numbers and nested tuples, lists or dictionaries of them. When a run is resumed they are
-            restored in place before the first step, and counting goes on where it was saved. mt's
-            default generator is always kept.
+            Everything that changes from step to step, by name: modules and optimizers (anything
+            with `state_dict` and `load_state_dict`), generators, and dictionaries of tensors,
+            arrays, numbers and nested tuples, lists or dictionaries of them. When a run is
+            resumed they are restored in place before the first step, and counting goes on where
+            it was saved. mt's default generator is always kept.
 
         Leaving the loop early with `break` is fine. What the loop computes must depend on the kept
         objects, the settings and keyed generators only.
@@ -149,7 +149,7 @@ class Work:
         """Write one line a trial of metrics.csv: a number, or one for each trial of the stack."""
         for position, trial in enumerate(self.trials):
             own = {
-                name: float(value if np.ndim(value) == 0 else value[position])  # type: ignore[index]
+                name: float(np.asarray(value).reshape(-1)[position if np.ndim(value) else 0])
                 for name, value in values.items()
             }
             metric = Metric(self.variant, trial, int(step), own)

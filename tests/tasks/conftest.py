@@ -53,18 +53,29 @@ def walk(work: Any) -> list[Trial]:
         place["path"].append(float(place["at"][0]))
         place["sum"] = place["sum"] + float(place["at"][1])
         work.log(step, x=place["at"][0], y=place["at"][1])
-    return [Trial(
-        number, values={"distance": np.linalg.norm(place["at"]), "sum": place["sum"].item()},
-        model={"at": place["at"], "sum": place["sum"]}, arrays={"path": np.array(place["path"])},
-    )]
+    return [
+        Trial(
+            number,
+            values={"distance": np.linalg.norm(place["at"]), "sum": place["sum"].item()},
+            model={"at": place["at"], "sum": place["sum"]},
+            arrays={"path": np.array(place["path"])},
+        )
+    ]
 
 
 def walk_rows(run: Any) -> list[Row]:
     steps, x = run.curve("x", "near")
     assert x.shape == (len(run.of("near")), run.settings.length)
     return [
-        Row("distance walked", **median_of(run.values("distance", "near")), target=0.0,
-            source="computed", tolerance=at_most(20.0), levels=(Level("at home", 0.0),), unit="m"),
+        Row(
+            "distance walked",
+            **median_of(run.values("distance", "near")),
+            target=0.0,
+            source="computed",
+            tolerance=at_most(20.0),
+            levels=(Level("at home", 0.0),),
+            unit="m",
+        ),
         Row("steps", float(len(steps))),
     ]
 
@@ -80,12 +91,22 @@ def walk_figures(run: Any) -> Any:
 
 
 WALK = Task(
-    name="walk", documents=("000",), title="A drunkard's walk", claim="He walks.",
-    equations="x' = x + n", look_for="How far he gets.", settings=WalkSettings,
+    name="walk",
+    documents=("000",),
+    title="A drunkard's walk",
+    claim="He walks.",
+    equations="x' = x + n",
+    look_for="How far he gets.",
+    settings=WalkSettings,
     presets={"quick": WalkSettings(trials=2, length=4), "document": WalkSettings(trials=3)},
-    durations={"quick": "1 s", "document": "1 s"}, train=walk, rows=walk_rows,
-    figures=walk_figures, levels=lambda settings: (Level("at home", 0.0),),
-    variants=lambda settings: ("near", "far"), printout=lambda run: "He fell.", tour=True,
+    durations={"quick": "1 s", "document": "1 s"},
+    train=walk,
+    rows=walk_rows,
+    figures=walk_figures,
+    levels=lambda settings: (Level("at home", 0.0),),
+    variants=lambda settings: ("near", "far"),
+    printout=lambda run: "He fell.",
+    tour=True,
 )
 
 

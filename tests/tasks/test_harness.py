@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
-from tasks import registry, report, runner, snapshot
+from tasks import registry, report, runner, scheduling, snapshot
 from tasks.folder import RunFolder, to_json
 from tasks.harness import (
     Level,
@@ -36,8 +37,8 @@ from tasks.harness import (
     wilson_tolerance,
     within,
 )
-from tasks.runner import Unit, train_unit
 from tasks.settings import split_settings
+from tasks.units import Unit, train_unit
 from tasks.work import Hooks, Interrupted, Work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,20 +47,32 @@ ROOT = Path(__file__).resolve().parents[2]
 # -- rows --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("value", "tolerance", "ok"), [
-    (0.5, at_most(0.5), True), (0.51, at_most(0.5), False), (-9.0, at_most(0.5), True),
-    (36.0, at_least(36), True), (35.0, at_least(36), False),
-    (1.0, within(1.0, 0.0), True), (1.0 + 1e-12, within(1.0, 0.0), False),
-    (math.nan, at_most(0.5), False), (math.nan, (-math.inf, math.inf), False),
-])
+@pytest.mark.parametrize(
+    ("value", "tolerance", "ok"),
+    [
+        (0.5, at_most(0.5), True),
+        (0.51, at_most(0.5), False),
+        (-9.0, at_most(0.5), True),
+        (36.0, at_least(36), True),
+        (35.0, at_least(36), False),
+        (1.0, within(1.0, 0.0), True),
+        (1.0 + 1e-12, within(1.0, 0.0), False),
+        (math.nan, at_most(0.5), False),
+        (math.nan, (-math.inf, math.inf), False),
+    ],
+)
 def test_verdict_of_a_row(value: float, tolerance: tuple[float, float], ok: bool) -> None:
     assert Row("x", value, target=0.0, source="paper", tolerance=tolerance).ok is ok
 
 
 def test_a_row_without_a_target_has_no_verdict_and_half_a_target_is_refused() -> None:
     assert Row("x", 1.0).ok is None
-    for half in ({"target": 1.0}, {"source": "paper"}, {"tolerance": (0, 1)},
-                 {"target": 1.0, "source": "paper"}):
+    for half in (
+        {"target": 1.0},
+        {"source": "paper"},
+        {"tolerance": (0, 1)},
+        {"target": 1.0, "source": "paper"},
+    ):
         with pytest.raises(ValueError, match="come together"):
             Row("x", 1.0, **half)
     with pytest.raises(ValueError, match="empty interval"):
@@ -116,7 +129,8 @@ def test_keys_that_look_alike_are_different() -> None:
     alike = [("a",), ("a", 0), ("a", "0"), (0, "a"), ("a", 0, 0), ("a0",)]
     drawn = {
         (block, trial): int(work.generator(*block, trial=trial).integers(0, 2**62))
-        for block in alike for trial in (0, 1)
+        for block in alike
+        for trial in (0, 1)
     }
     assert len(set(drawn.values())) == len(drawn)
     with pytest.raises(ValueError, match="which trial"):
@@ -133,13 +147,23 @@ arrays = st.sampled_from([np.float32, np.float64, np.int64, np.bool_]).flatmap(
     )
 )
 leaves = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), arrays,
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    arrays,
     arrays.map(lambda a: mt.tensor(a)),
 )
-trees = st.recursive(leaves, lambda inner: st.one_of(
-    st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple),
-    st.dictionaries(st.one_of(st.text(max_size=4), st.integers(0, 9)), inner, max_size=3),
-), max_leaves=10)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(st.text(max_size=4), st.integers(0, 9)), inner, max_size=3),
+    ),
+    max_leaves=10,
+)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -180,18 +204,29 @@ def test_what_a_checkpoint_cannot_hold_is_named(tmp_path: Path) -> None:
 
 def unit_of(task: Any, folder: Path, **changes: Any) -> Unit:
     plain = Unit(
-        task=task.name, settings=task.presets["document"], variant="far", trials=(1,), seed=3,
-        backend="numpy", data=None, folder=str(folder), resume=True, save_every=0.0,
+        task=task.name,
+        settings=task.presets["document"],
+        variant="far",
+        trials=(1,),
+        seed=3,
+        backend="numpy",
+        data=None,
+        folder=str(folder),
+        resume=True,
+        save_every=0.0,
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     return dataclasses.replace(plain, **changes)
 
 
 def equal_results(one: Any, other: Any) -> bool:
-    return same(
-        [[dict(t.values), dict(t.model), dict(t.arrays)] for t in one.trials],
-        [[dict(t.values), dict(t.model), dict(t.arrays)] for t in other.trials],
-    ) and one.metrics == other.metrics
+    return (
+        same(
+            [[dict(t.values), dict(t.model), dict(t.arrays)] for t in one.trials],
+            [[dict(t.values), dict(t.model), dict(t.arrays)] for t in other.trials],
+        )
+        and one.metrics == other.metrics
+    )
 
 
 @pytest.mark.parametrize("stops", [(1,), (5,), (11,), (2, 3, 9), tuple(range(1, 12))])
@@ -240,7 +275,9 @@ def test_a_loop_is_counted_once(walk_task: Any) -> None:
 def test_train_must_return_the_trials_it_was_given(walk_task: Any, monkeypatch: Any) -> None:
     wrong = dataclasses.replace(walk_task, train=lambda work: [])
     monkeypatch.setattr(registry, "_all", lambda: {"walk": wrong})
-    unit = Unit("walk", walk_task.presets["quick"], "near", (0,), 0, "numpy", None, None, False, 1.0)
+    unit = Unit(
+        "walk", walk_task.presets["quick"], "near", (0,), 0, "numpy", None, None, False, 1.0
+    )
     with pytest.raises(ValueError, match="was given trials"):
         train_unit(unit)
 
@@ -253,12 +290,21 @@ def test_a_run_leaves_its_folder(walk_task: Any, tasks_cli: Any) -> None:
     assert done.code == 0
     folder = done.out / "walk-document"
     assert sorted(os.listdir(folder)) == [
-        "config.json", "metrics.csv", "model.safetensors", "path.png", "printout.txt",
-        "result.json", "trials.csv",
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "path.png",
+        "printout.txt",
+        "result.json",
+        "trials.csv",
     ]
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"] == {
-        "trials": 3, "length": 12, "stride": 1.0, "sober": False, "stops": [],
+        "trials": 3,
+        "length": 12,
+        "stride": 1.0,
+        "sober": False,
+        "stops": [],
     }
     assert (config["seed"], config["backend"], config["task"]) == (5, "numpy", "walk")
     assert {"python", "numpy", "microtensor", "commit"} <= set(config["versions"])
@@ -267,7 +313,8 @@ def test_a_run_leaves_its_folder(walk_task: Any, tasks_cli: Any) -> None:
         metrics = list(csv.DictReader(file))
     assert len(metrics) == 2 * 3 * 12
     assert [(m["variant"], m["trial"], m["step"]) for m in metrics[:2]] == [
-        ("near", "0", "0"), ("near", "0", "1"),
+        ("near", "0", "0"),
+        ("near", "0", "1"),
     ]
     with open(folder / "trials.csv", newline="") as file:
         trials = list(csv.DictReader(file))
@@ -321,8 +368,10 @@ def test_quick_says_that_it_proves_nothing_more(walk_task: Any, tasks_cli: Any) 
 def test_the_seed_decides_and_nothing_else(walk_task: Any, tasks_cli: Any, tmp_path: Path) -> None:
     def written(words: str, name: str) -> list[bytes]:
         done = tasks_cli(f"run walk --no-plots {words}", tmp_path / name)
-        return [(done.out / "walk-document" / file).read_bytes()
-                for file in ("metrics.csv", "trials.csv", "model.safetensors")]
+        return [
+            (done.out / "walk-document" / file).read_bytes()
+            for file in ("metrics.csv", "trials.csv", "model.safetensors")
+        ]
 
     first = written("", "a")
     mt.manual_seed(1234)
@@ -334,7 +383,11 @@ def test_settings_reach_the_experiment(walk_task: Any, tasks_cli: Any) -> None:
     done = tasks_cli("run --length 3 walk --stops 1 2 --sober --no-plots --trials 1 --stride=-0.5")
     config = json.loads((done.out / "walk-document" / "config.json").read_text())
     assert config["settings"] == {
-        "trials": 1, "length": 3, "stride": -0.5, "sober": True, "stops": [1, 2],
+        "trials": 1,
+        "length": 3,
+        "stride": -0.5,
+        "sober": True,
+        "stops": [1, 2],
     }
     for words, sober in (("--sober True", True), ("--sober false", False), ("--no-sober", False)):
         done = tasks_cli(f"run walk --no-plots --trials 1 {words}")
@@ -344,9 +397,9 @@ def test_settings_reach_the_experiment(walk_task: Any, tasks_cli: Any) -> None:
 
 def test_splitting_a_command_line() -> None:
     options = {"--seed": True, "--json": False}
-    words = "run --lr -1e-3 a --seed 4 --flag --json --sizes 1 2 3 b --seed=5 --x=y c".split()
+    words = shlex.split("run --lr -1e-3 a --seed 4 --flag --json --sizes 1 2 3 b --seed=5 --x=y c")
     assert split_settings(words, options, ["a", "b"]) == (
-        "run a --seed 4 --json b --seed=5".split(),
+        shlex.split("run a --seed 4 --json b --seed=5"),
         [("lr", ["-1e-3"]), ("flag", []), ("sizes", ["1", "2", "3"]), ("x", ["y", "c"])],
     )
 
@@ -372,7 +425,7 @@ def interrupt(monkeypatch: Any, steps: int) -> None:
     def interruptible() -> Any:
         yield _StopAfter(steps)
 
-    monkeypatch.setattr(runner, "_interruptible", interruptible)
+    monkeypatch.setattr(scheduling, "_interruptible", interruptible)
 
 
 @pytest.mark.parametrize("steps", [1, 13, 40, 71])
@@ -405,7 +458,7 @@ def test_a_finished_run_resumed_is_only_shown_and_can_be_made_longer(
 ) -> None:
     done = tasks_cli("run walk --json --no-plots")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "train_unit", None)
+        patch.setattr(runner, "run_units", None)
         assert tasks_cli("run walk --json --no-plots --resume").json == done.json
     longer = tasks_cli("run walk --json --no-plots --resume --trials 5")
     assert longer.json == tasks_cli("run walk --json --no-plots --trials 5", tmp_path / "x").json
@@ -436,34 +489,37 @@ def test_what_else_lies_in_the_folder_stays(walk_task: Any, tasks_cli: Any, tmp_
 # -- refusals ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ("run nosuch", "no experiment is called 'nosuch'"),
-    ("run wakl", "did you mean 'walk'?"),
-    ("run 003", "document 003 has no experiment"),
-    ("run", "required: NAME"),
-    ("show nosuch", "no experiment is called 'nosuch'"),
-    ("nosuch", "invalid choice: 'nosuch'"),
-    ("run walk --trials -1", "--trials must be at least 1; got -1"),
-    ("run walk --trials 0", "--trials must be at least 1; got 0"),
-    ("run walk --trials many", "--trials: invalid int value: 'many'"),
-    ("run walk --jobs 0", "--jobs must be at least 1"),
-    ("run walk --seed -1", "--seed must be from 0"),
-    ("run walk --save-every -1", "--save-every must be at least 0"),
-    ("run walk --backend abacus", "invalid choice: 'abacus'"),
-    ("run walk --data /no/such/folder", "--data: there is no folder /no/such/folder"),
-    ("run walk --preset slow", "invalid choice: 'slow'"),
-    ("run walk --strode 2", "did you mean --stride?"),
-    ("run walk --colour red", "--colour is no setting of walk"),
-    ("run walk --length long", "--length takes a value of type int; got long"),
-    ("run walk --length", "--length takes a value of type int; got nothing"),
-    ("run walk --length 3 4", "--length takes a value of type int; got 3 4"),
-    ("run walk --sober perhaps", "--sober takes a value of type bool; got perhaps"),
-    ("run walk --length 0", "length must be at least 1; got 0"),
-    ("run walk --live", "walk has no live picture"),
-    ("run walk --live --jobs 2", "--live draws what trains in this process"),
-    ("run walk --cluster a --jobs 2", "exclude each other"),
-    ("report /no/such/folder", "there is no folder /no/such/folder"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run nosuch", "no experiment is called 'nosuch'"),
+        ("run wakl", "did you mean 'walk'?"),
+        ("run 003", "document 003 has no experiment"),
+        ("run", "required: NAME"),
+        ("show nosuch", "no experiment is called 'nosuch'"),
+        ("nosuch", "invalid choice: 'nosuch'"),
+        ("run walk --trials -1", "--trials must be at least 1; got -1"),
+        ("run walk --trials 0", "--trials must be at least 1; got 0"),
+        ("run walk --trials many", "--trials: invalid int value: 'many'"),
+        ("run walk --jobs 0", "--jobs must be at least 1"),
+        ("run walk --seed -1", "--seed must be from 0"),
+        ("run walk --save-every -1", "--save-every must be at least 0"),
+        ("run walk --backend abacus", "invalid choice: 'abacus'"),
+        ("run walk --data /no/such/folder", "--data: there is no folder /no/such/folder"),
+        ("run walk --preset slow", "invalid choice: 'slow'"),
+        ("run walk --strode 2", "did you mean --stride?"),
+        ("run walk --colour red", "--colour is no setting of walk"),
+        ("run walk --length long", "--length takes a value of type int; got long"),
+        ("run walk --length", "--length takes a value of type int; got nothing"),
+        ("run walk --length 3 4", "--length takes a value of type int; got 3 4"),
+        ("run walk --sober perhaps", "--sober takes a value of type bool; got perhaps"),
+        ("run walk --length 0", "length must be at least 1; got 0"),
+        ("run walk --live", "walk has no live picture"),
+        ("run walk --live --jobs 2", "--live draws what trains in this process"),
+        ("run walk --cluster a --jobs 2", "exclude each other"),
+        ("report /no/such/folder", "there is no folder /no/such/folder"),
+    ],
+)
 def test_bad_input_is_one_clear_line_and_exit_code_2(
     walk_task: Any, tasks_cli: Any, words: str, message: str
 ) -> None:
@@ -521,8 +577,14 @@ def test_list_show_and_tour(walk_task: Any, tasks_cli: Any) -> None:
     assert "000" in listed.stdout
     for words in ("show walk", "show 000", "show all"):
         shown = tasks_cli(words).stdout
-        for part in ("He walks.", "x' = x + n", "--stride", "Length of a step.", "at home",
-                     "Independent repetitions"):
+        for part in (
+            "He walks.",
+            "x' = x + n",
+            "--stride",
+            "Length of a step.",
+            "at home",
+            "Independent repetitions",
+        ):
             assert part in shown
     tour = tasks_cli("tour --no-plots")
     assert tour.code == 0
@@ -556,14 +618,28 @@ def test_report_is_markdown_with_the_figures(walk_task: Any, tasks_cli: Any) -> 
 
 def test_numbers_are_readable() -> None:
     for value, text in (
-        (871.0, "871"), (0.238312, "0.23831"), (None, "not a number"), (1e-12, "1e-12"),
+        (871.0, "871"),
+        (0.238312, "0.23831"),
+        (None, "not a number"),
+        (1e-12, "1e-12"),
         (1234567, "1,234,567"),
     ):
         assert report.number(value) == text
-    rate = json.loads(to_json({
-        "name": "solved", "value": 0.5, "target": 0.5, "source": "document",
-        "spread": [0.352, 0.648], "trials": 40, "solved": 20, "tolerance": [0.35, 0.65], "ok": True,
-    }))
+    rate = json.loads(
+        to_json(
+            {
+                "name": "solved",
+                "value": 0.5,
+                "target": 0.5,
+                "source": "document",
+                "spread": [0.352, 0.648],
+                "trials": 40,
+                "solved": 20,
+                "tolerance": [0.35, 0.65],
+                "ok": True,
+            }
+        )
+    )
     cells = report.describe_row(rate)
     assert (cells.value, cells.target) == ("20 of 40", "50 % (document)")
 
@@ -608,16 +684,30 @@ def test_tensorboard_event_files_hold_every_metric(walk_task: Any, tasks_cli: An
 
 
 def command(out: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "tasks", "run", "sin_cos", "--no-plots", "--out", str(out), *words]
+    return [
+        sys.executable,
+        "-m",
+        "tasks",
+        "run",
+        "sin_cos",
+        "--no-plots",
+        "--out",
+        str(out),
+        *words,
+    ]
 
 
 def contents(out: Path) -> dict[str, bytes]:
     folder = out / "sin_cos-document"
-    return {n: (folder / n).read_bytes() for n in ("metrics.csv", "trials.csv", "model.safetensors")}
+    return {
+        n: (folder / n).read_bytes() for n in ("metrics.csv", "trials.csv", "model.safetensors")
+    }
 
 
 def finish(out: Path, *words: str) -> dict[str, bytes]:
-    done = subprocess.run(command(out, *words), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(out, *words), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return contents(out)
 
@@ -630,7 +720,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-SHORT = ("--trials", "3", "--iterations", "60")
+SHORT = ("--trials", "3", "--iterations", "150")
 
 
 @pytest.fixture(scope="module")
@@ -649,7 +739,10 @@ def test_a_killed_run_resumed_gives_the_same_bytes(
 ) -> None:
     words = (*SHORT, "--jobs", jobs, "--save-every", "0")
     process = subprocess.Popen(
-        command(tmp_path, *words), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        command(tmp_path, *words),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,  # so that its workers can be killed with it
     )
     checkpoints = tmp_path / "sin_cos-document" / "checkpoints"
@@ -671,8 +764,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     uninterrupted: dict[str, bytes], tmp_path: Path, jobs: str
 ) -> None:
     process = subprocess.Popen(
-        command(tmp_path, *SHORT, "--jobs", jobs, "--save-every", "0"), cwd=ROOT,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command(tmp_path, *SHORT, "--jobs", jobs, "--save-every", "0"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     checkpoints = tmp_path / "sin_cos-document" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("[0-9].safetensors")), process)
@@ -689,7 +785,11 @@ def test_a_cluster_gives_the_same_bytes(uninterrupted: dict[str, bytes], tmp_pat
     from tasks import cli
 
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=None,
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        dashboard_address=None,
         silence_logs=50,
     ) as cluster:
         words = command(tmp_path, *SHORT, "--cluster", cluster.scheduler_address)[3:]
