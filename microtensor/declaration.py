@@ -29,7 +29,8 @@ class Plan(NamedTuple):
     kept: tuple[int, ...]  # what is saved: positions in [*arguments, out, *residuals, *options]
     keep: Callable[[Any], Any]
     options: tuple[str, ...]  # the options among it
-    rules: Any  # for each argument in need: (rule, how many values it names, the first, pick them)
+    rules: Any  # for each argument in need: (rule, how many values it names, the first of them,
+    # pick them, the argument's name)
     joint: Any  # or one rule for all of them: (rule, needs, pick)
 
 
@@ -147,9 +148,13 @@ class Declaration:
             raise guards.wrong_arguments(repr(self), missing, twice, len(args))
         return [given.pop(name) for name in self.arguments], given
 
+    def argument(self, position: int) -> str:
+        """The name of the argument at a position."""
+        return self.arguments[0 if self.variadic else position]
+
     def admit(self, argument: Any, position: int, kind: Any) -> Any:
         """An argument that is neither a Python number nor an array of the kind at work."""
-        name = self.arguments[min(position, len(self.arguments) - 1)]
+        name = self.argument(position)
         if isinstance(argument, np.generic):
             return argument.item()  # a NumPy scalar shall be as weak as a Python number
         if isinstance(argument, np.ndarray) and kind in (None, np.ndarray):
@@ -205,7 +210,7 @@ class Declaration:
             for i in needed:
                 rule, names = self.rules.get(self.arguments[i]) or (self._no_rule(i), ())
                 at = [keep(name)[0] for name in names]
-                rules.append((rule, len(at), at[0] if at else 0, _picker(at)))
+                rules.append((rule, len(at), at[0] if at else 0, _picker(at), self.arguments[i]))
         if self.composite is not None:
             for name in (*self.arguments, *self.defaults):
                 keep(name)

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from sys import getrefcount
 from typing import Any
 from weakref import WeakValueDictionary
@@ -95,11 +95,6 @@ class Node:
             if start <= self.instruction < end and line is not None:
                 return self.code.co_filename, line
         return self.code.co_filename, self.code.co_firstlineno
-
-    def argument(self, i: int) -> str:
-        """The name of the i-th argument that needs a gradient."""
-        names = self.plan.declaration.arguments
-        return str(names[min(self.plan.needed[i], len(names) - 1)])
 
     def __repr__(self) -> str:
         return "`{}` (called at {}:{})".format(self.name, *self.line)
@@ -260,14 +255,14 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
                 if not x._requires_grad:
                     return wrap(out)
                 plan = plans[1]
-                return _record(plan, [x.place or x], plan.keep((value, out)), out, _frame(1))
+                return _record(plan, (x.place or x,), plan.keep((value, out)), out, _frame(1))
         return general(x)
 
     return operation
 
 
 def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
-    forward, plans = declaration.forward, declaration.plans
+    forward, plans, find = declaration.forward, declaration.plans, namespaces.get
 
     def operation(a: Any, b: Any) -> Any:
         needs = 0
@@ -281,20 +276,21 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             if b._requires_grad:
                 needs += 2
         kind = x.__class__
+        xp = find(kind)
         if (
-            kind in namespaces
+            xp is not None
             and (y.__class__ is kind or y.__class__ in _SCALARS)
             and (_mode() is _PLAIN or (x is a and y is b))
         ):
-            out = forward(namespaces[kind], x, y)
+            out = forward(xp, x, y)
             if out.__class__ is kind:
                 if not needs:
                     return out if x is a and y is b else wrap(out)
                 plan = plans[needs]
                 if needs == 3:
-                    parents = [a.place or a, b.place or b]
+                    parents = (a.place or a, b.place or b)
                 else:
-                    parents = [a.place or a] if needs == 1 else [b.place or b]
+                    parents = (a.place or a,) if needs == 1 else (b.place or b,)
                 saved = plan.keep((x, y, out)) if plan.kept else ()
                 return _record(plan, parents, saved, out, _frame(1))
         return general(a, b)
@@ -302,7 +298,7 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
     return operation
 
 
-def _record(plan: Plan, parents: list[Any], saved: Any, out: Any, frame: Any) -> Any:
+def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
     """Leave a node behind, and return the tensor that knows it."""
     node = _new(Node)
     node.number = next_number()
@@ -376,44 +372,44 @@ astype.vjp("x", lambda g, before: astype(g, dtype=before))
 
 
 class _Arrivals:
-    """What has arrived at each place, and whose turn is next: the state of one backward pass."""
+    """What has arrived at each place: the state of one backward pass."""
 
     def __init__(self, create: bool) -> None:
         self.create = create
-        self.totals: dict[Any, Any] = {}  # place -> the sum of its contributions so far
-        self.owned: set[Any] = set()  # places whose sum is an array of our own making
-        self.heap: list[tuple[int, Node]] = []
+        self.first: dict[Any, Any] = {}  # place -> its only contribution so far, or a list of them
+        self.sums: dict[Any, Any] = {}  # place -> the sum so far: an array of our own making
+        self.heap: list[tuple[int, Node]] = []  # the nodes whose turn will come, highest number first
 
     def add(self, place: Any, c: Any) -> None:
         """Add a contribution to what has arrived at its place."""
-        totals = self.totals
-        node = _node_of(place)
-        if node.__class__ is Node and node not in totals:
+        first, sums, node = self.first, self.sums, _node_of(place)
+        if node.__class__ is Node and node not in first and node not in sums:
             heappush(self.heap, (-node.number, node))
-            totals[node] = None  # also for one of several results: its node is on the heap
-        old = totals.get(place)
-        if c.__class__ is IndexedCotangent and not self.create:
-            shape = node.shape[place[1]] if place.__class__ is tuple else node.shape
-            totals[place] = indexed.add_to(old, place in self.owned, c, shape)
-            self.owned.add(place)
-        elif c.__class__ is IndexedCotangent or old.__class__ is list:
+            first[node] = None  # also for one of several results: its node is on the heap
+        old = first.get(place)
+        if self.create:
+            # By reference; indexed parts are collected, to be summed as one operation.
+            listed = c.__class__ is IndexedCotangent or old.__class__ is list
             parts = old if old.__class__ is list else [] if old is None else [old]
-            totals[place] = [*parts, c]  # a recorded pass sums them as one operation, at its turn
+            first[place] = [*parts, c] if listed else c if old is None else old + c
+        elif c.__class__ is IndexedCotangent:
+            shape = node.shape[place[1]] if place.__class__ is tuple else node.shape
+            sums[place] = indexed.add_to(sums.get(place), old, c, shape)
+            first.pop(place, None)
+        elif place in sums:
+            sums[place] += c
         elif old is None:
-            totals[place] = c  # by reference: whoever adds to it makes a new array
-        elif self.create:
-            totals[place] = old + c
-        elif place in self.owned:
-            old += c
+            first[place] = c
         else:
             total = old + c  # of two 0-d arrays NumPy makes a scalar
-            totals[place] = total if total.__class__ is c.__class__ else np.asarray(total)
-            self.owned.add(place)
+            sums[place] = total if total.__class__ is c.__class__ else np.asarray(total)
+            del first[place]
 
     def take(self, place: Any, shape: tuple[int, ...]) -> Any:
-        """Everything that arrived at a place, whose turn has come; None if nothing did."""
-        self.owned.discard(place)
-        total = self.totals.pop(place, None)
+        """Everything that arrived at a place; None if nothing did."""
+        total = self.first.pop(place, None)
+        if total is None:
+            return self.sums.pop(place, None)
         return indexed.combine(total, shape) if total.__class__ is list else total
 
 
@@ -426,18 +422,26 @@ def _walk(
     to nodes that lead to wanted places (None: all of them).
     """
     _, anomaly, observer = _mode()
-    arrivals = _Arrivals(create)
-    totals, heap, owned = arrivals.totals, arrivals.heap, arrivals.owned
-    arrived: dict[Any, Any] = {}
+    arrivals, arrived = _Arrivals(create), {}
+    first, sums, heap = arrivals.first, arrivals.sums, arrivals.heap
     for place, c in seeds:
         arrivals.add(place, c)
-    while heap:
-        node: Any = heappop(heap)[1]
-        plan, parents, g = node.plan, node.parents, arrivals.take(node, node.shape)
+    latest: Any = None  # a node for the heap; often its turn is next, and it need not go there
+    while heap or latest is not None:
+        if latest is None:
+            node = heappop(heap)[1]
+        else:
+            node = heappushpop(heap, (-latest.number, latest))[1] if heap else latest
+            latest = None
+        plan, parents, g = node.plan, node.parents, first.pop(node, None)
+        if g is None:
+            g = sums.pop(node, None)
         if node.dtype.__class__ is tuple:
             g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
             arrived.update({(node, i): c for i, c in enumerate(g) if (node, i) in wanted})
-        elif wanted and node in wanted:
+        elif g.__class__ is list:
+            g = indexed.combine(g, node.shape)
+        if wanted and node in wanted:
             arrived[node] = g
         if useful is not None and node not in useful:
             continue
@@ -447,59 +451,58 @@ def _walk(
             writes.check(node)
         if observer is not None:
             observer.visit(node, g)
-        saved = _revive(node) if create else node.saved
-        together = None
-        if create and plan.declaration.composite is not None:
-            together = _through_composite(node, g, saved)
-        elif plan.joint is not None:
-            rule, needs, pick = plan.joint
-            everything = rule(g, needs, *pick(saved))
-            together = [everything[i] for i in plan.needed]
-        for i, place in enumerate(parents):
+        saved, rules, kind = node.saved, plan.rules, g.__class__
+        if create:
+            saved = _revive(node)
+        if plan.joint is not None or (create and plan.declaration.composite is not None):
+            rules = _together(node, g, saved, create)
+        for place, (rule, n, i, pick, argument) in zip(parents, rules):
             if useful is not None and place not in wanted and _node_of(place) not in useful:
                 continue
-            if together is not None:
-                raw = together[i]
+            if n == 0:
+                raw = rule(g)
+            elif n == 1:
+                raw = rule(g, saved[i])
             else:
-                rule, n, first, pick = plan.rules[i]
-                if n == 0:
-                    raw = rule(g)
-                elif n == 1:
-                    raw = rule(g, saved[first])
-                else:
-                    raw = rule(g, *pick(saved))
-            c, single = raw, place.__class__ is not tuple
-            like = place if place.__class__ is Node else place.data if single else None
+                raw = rule(g, *pick(saved))
+            c = raw
+            if place.__class__ is Node:
+                like = place
+            else:
+                like = None if place.__class__ is tuple else place.data
             if (
                 like is None
-                or raw.__class__ is not g.__class__
-                or raw.shape != like.shape
+                or raw.__class__ is not kind
                 or raw.dtype is not like.dtype
+                or raw.shape != like.shape
             ):
-                c = _fit(raw, node, i, place, create)
-                single = single and c.__class__ is not IndexedCotangent
+                c = _fit(raw, node, argument, place, create)
+                like = None if c.__class__ is IndexedCotangent else like
             if anomaly:
-                guards.check_backward(node, node.argument(i), _bare_all(c), _bare_all(g))
-            # The two most frequent cases of `arrivals.add`, written out.
-            if single and place not in totals:
-                if place.__class__ is Node:
-                    heappush(heap, (-place.number, place))
-                totals[place] = c
-            elif single and place in owned:
-                old = totals[place]
+                guards.check_backward(node, argument, _bare_all(c), _bare_all(g))
+            # What `arrivals.add` does most often, written out: a sum goes on, or a node is reached.
+            if place in sums and like is not None:
+                old = sums[place]
                 old += c
+            elif like is place and place not in first:
+                first[place] = c
+                if latest is not None:
+                    heappush(heap, (-place.number, place))
+                else:
+                    latest = place
             else:
                 arrivals.add(place, c)
             if observer is not None:
-                observer.contribution(node, i, place, raw, c, totals[place])
+                total = sums[place] if place in sums else first[place]
+                observer.contribution(node, argument, place, raw, c, total)
         if not keep:
             node.parents = node.saved = None
-    for leaf in list(totals):
+    for leaf in [*first, *sums]:
         arrived[leaf] = arrivals.take(leaf, leaf.shape)
     return arrived
 
 
-def _fit(c: Any, node: Node, i: int, place: Any, create: bool) -> Any:
+def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     """Bring a contribution to its argument's shape and dtype, or refuse it."""
     declaration = node.plan.declaration
     owner = _node_of(place)
@@ -511,7 +514,7 @@ def _fit(c: Any, node: Node, i: int, place: Any, create: bool) -> Any:
     if create and c.__class__ in namespaces:
         c = wrap(c)  # the rule came to a constant
     values = c.values if c.__class__ is IndexedCotangent else c
-    names = declaration.name, node.argument(i)
+    names = declaration.name, argument
     kind = owner.data.__class__ if isinstance(owner, Tensor) else owner.kind
     if _bare(values).__class__ is not kind or isinstance(values, Tensor) is not create:
         raise guards.bad_contribution(*names, type(_bare(values)), kind, "type")
@@ -556,6 +559,20 @@ def _here(xp: Any, x: Array) -> Array:
 
 
 _here.vjp("x", lambda g: g)
+
+
+def _together(node: Any, g: Any, saved: list[Any], create: bool) -> list[Any]:
+    """The contributions that one rule, or a composite, gives all at once; as rules that are done."""
+    plan = node.plan
+    if create and plan.declaration.composite is not None:
+        contributions = _through_composite(node, g, saved)
+    else:
+        rule, needs, pick = plan.joint
+        everything = rule(g, needs, *pick(saved))
+        contributions = [everything[i] for i in plan.needed]
+    names = [plan.declaration.argument(i) for i in plan.needed]
+    pairs = zip(contributions, names, strict=True)
+    return [(lambda g, c=c: c, 0, 0, None, name) for c, name in pairs]
 
 
 def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
@@ -665,28 +682,24 @@ def grad(
 
 
 def _seeds(who: str, outputs: list[Any], cotangents: list[Any]) -> list[tuple[Any, Any]]:
-    """Check what a backward pass shall start from: pairs of (place, cotangent)."""
+    """What a backward pass starts from: pairs of (place, cotangent)."""
     if len(cotangents) != len(outputs):
         raise guards.wrong_count(who, len(outputs), len(cotangents))
     seeds = []
-    for output, given in zip(outputs, cotangents, strict=True):
-        if not isinstance(output, Tensor):
-            raise guards.not_a_tensor(who, output)
-        if not output.requires_grad:
-            raise guards.not_recorded(who, output.shape)
-        array, xp = output.data, namespaces[output.data.__class__]
-        if given is None and array.size != 1:
-            raise guards.no_cotangent(who, array.shape)
-        if given is None:
-            given = xp.ones(array.shape, array.dtype)
-        elif given.__class__ in _SCALARS or isinstance(given, np.generic):
-            given = xp.asarray(given, dtype=array.dtype)
-        bare = _bare(given)
-        if bare.__class__ is not array.__class__ or bare.shape != array.shape:
-            raise guards.bad_cotangent(who, bare, output)
-        if bare.dtype != array.dtype:
-            given = astype(given, dtype=array.dtype)
-        seeds.append((place_of(output), given))
+    for output, c in zip(outputs, cotangents, strict=True):
+        if not isinstance(output, Tensor) or not output._requires_grad:
+            raise guards.not_recorded(who, output)
+        data = output.data
+        if c is not None or data.size != 1:
+            guards.check_cotangent(who, _bare(c), output)
+        xp = namespaces[data.__class__]
+        if c is None:
+            c = xp.ones(data.shape, data.dtype)
+        elif _bare(c).__class__ is not data.__class__:  # a number
+            c = xp.asarray(c, dtype=data.dtype)
+        elif c.dtype != data.dtype:
+            c = astype(c, dtype=data.dtype)
+        seeds.append((place_of(output), c))
     return seeds
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from microtensor import backend
 
 
@@ -78,11 +80,13 @@ def bad_contribution(operation: str, argument: str, got: Any, wanted: Any, what:
 # -- the state of a graph
 
 
-def not_recorded(who: str, shape: Any) -> GradientStateError:
+def not_recorded(who: str, output: Any) -> Exception:
     """Backward from something that was never recorded."""
+    if not hasattr(output, "requires_grad"):
+        return TypeError(f"{who} starts from recorded tensors, not from a {type(output).__name__}")
     return GradientStateError(
-        f"{who}: this output of shape {shape} needs no gradient: nothing that it was computed from "
-        "has requires_grad=True, or it was computed under no_grad, or detached"
+        f"{who}: this output of shape {output.shape} needs no gradient: nothing that it was computed "
+        "from has requires_grad=True, or it was computed under no_grad, or detached"
     )
 
 
@@ -144,29 +148,24 @@ def unrecorded_value() -> GradientStateError:
 # -- the cotangent a backward pass starts from
 
 
-def not_a_tensor(who: str, value: Any) -> TypeError:
-    """Backward from something else."""
-    return TypeError(f"{who} starts from tensors that were recorded, not a {type(value).__name__}")
-
-
-def no_cotangent(who: str, shape: Any) -> ValueError:
-    """An output of several elements without a direction."""
-    return ValueError(
-        f"{who}: the output has shape {shape}, so the direction to differentiate in must be given: "
-        "pass a cotangent of that shape, or first reduce it to a number, for example with .sum()"
-    )
-
-
-def bad_cotangent(who: str, cotangent: Any, output: Any) -> Exception:
-    """A cotangent of another backend or shape than its output."""
-    if cotangent.__class__ is not output.data.__class__:
-        return TypeError(
+def check_cotangent(who: str, cotangent: Any, output: Any) -> None:
+    """Raise unless `cotangent` (a bare array, a number or None) is a direction for `output`."""
+    shape, kind = output.shape, output.data.__class__
+    if cotangent is None:
+        raise ValueError(
+            f"{who}: the output has shape {shape}, so the direction to differentiate in must be "
+            "given: pass a cotangent of that shape, or first reduce the output to a number, for "
+            "example with .sum()"
+        )
+    if cotangent.__class__ is not kind and not isinstance(cotangent, (int, float, np.generic)):
+        raise TypeError(
             f"{who}: the cotangent is a {type(cotangent).__name__}, but the output lives on backend "
             f"{output.backend!r}; pass a tensor or array of that backend"
         )
-    return ValueError(
-        f"{who}: the cotangent has shape {cotangent.shape}, the output has {output.shape}"
-    )
+    if getattr(cotangent, "shape", ()) != shape:
+        raise ValueError(
+            f"{who}: the cotangent has shape {getattr(cotangent, 'shape', ())}, the output has {shape}"
+        )
 
 
 def wrong_count(who: str, outputs: int, cotangents: int) -> ValueError:

@@ -41,13 +41,15 @@ def add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
         backend.scatter_add(xp, target, index, values)
 
 
-def add_to(total: Any, owned: bool, part: IndexedCotangent, shape: tuple[int, ...]) -> Any:
-    """`total + part`, in place if `total` is our own; None stands for zero."""
+def add_to(total: Any, first: Any, part: IndexedCotangent, shape: tuple[int, ...]) -> Any:
+    """`total + part`, in place.
+
+    Without a total yet, a new one is made: of `first`, the one contribution that came before and
+    that is not ours to change, or of zeros.
+    """
     xp = backend.namespaces[part.values.__class__]
     if total is None:
-        total = xp.zeros(shape, part.values.dtype)
-    elif not owned:
-        total = total.copy()
+        total = xp.zeros(shape, part.values.dtype) if first is None else first.copy()
     add_at(xp, total, part.index, part.values)
     return total
 
