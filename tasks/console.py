@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from tasks.report import describe_row
+from tasks.report import describe_row, notes, reference_levels
+
+WIDTH = 130
+"""Columns of a full table."""
 
 
 def say(text: str = "") -> None:
@@ -87,40 +90,28 @@ def show_rows(result: Mapping[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 130, highlight=False)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH, highlight=False)
+    wide = console.width >= WIDTH  # else what is in result.json anyway is left out
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{result['task']}: {result['title']}",
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("what is measured", ratio=3, overflow="fold")
-    table.add_column("target", justify="right")
-    table.add_column("ours", justify="right")
-    table.add_column("spread", justify="right")
-    table.add_column("passes if", justify="right")
-    table.add_column("verdict")
+    table.add_column("what is measured", ratio=1, overflow="fold")
+    for heading in ("target", "ours", *(("spread", "passes if") if wide else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for row in result["rows"]:
         cells = describe_row(row)
         style = {True: "green", False: "bold red", None: ""}[row["ok"]]
-        table.add_row(
-            cells.name,
-            cells.target,
-            cells.value,
-            cells.spread,
-            cells.tolerance,
-            f"[{style}]{cells.verdict}[/]" if style else cells.verdict,
-        )
+        verdict = Text(cells.verdict, style=style)
+        extra = (cells.spread, cells.tolerance) if wide else ()
+        table.add_row(Text(cells.name), cells.target, cells.value, *extra, verdict)
     console.print(table)
-    for level in _levels(result["rows"]):
+    for level in reference_levels(result["rows"]):
         say(f"  reference level {level}")
-    for row in result["rows"]:
-        if row["note"]:
-            say(f"  {row['name']}: {row['note']}")
-
-
-def _levels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every reference level once, in order."""
-    levels = [f"{lv['value']:.4g}: {lv['name']}" for row in rows for lv in row["levels"]]
-    return list(dict.fromkeys(levels))
+    for note in notes(result["rows"]):
+        say(f"  {note}")

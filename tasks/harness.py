@@ -198,7 +198,8 @@ def wilson(solved: int, trials: int) -> tuple[float, float]:
     rate, z2 = solved / trials, _Z95 * _Z95
     middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
-    return (max(0.0, middle - half), min(1.0, middle + half))
+    # At 0 and at n the interval ends in 0 and 1, which rounding would miss.
+    return (middle - half if solved else 0.0, middle + half if solved < trials else 1.0)
 
 
 def wilson_tolerance(target: float, trials: int) -> tuple[float, float]:

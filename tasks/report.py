@@ -57,7 +57,29 @@ def _interval(tolerance: Sequence[float | None] | None) -> str:
         return f"≤ {number(high)}"
     if high is None:
         return f"≥ {number(low)}"
-    return f"= {number(low)}" if low == high else f"{number(low)} … {number(high)}"
+    if low == high:
+        return f"= {number(low)}"
+    if number(low) == number(high):  # too narrow for the digits shown
+        return f"{number(low)} ± {(high - low) / 2:.2g}"
+    return f"{number(low)} … {number(high)}"
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows' notes; one that several rows share is told once."""
+    owners: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            owners.setdefault(row["note"], []).append(row["name"])
+    return [
+        f"{names[0]}{f' (and {len(names) - 1} more)' if len(names) > 1 else ''}: {note}"
+        for note, names in owners.items()
+    ]
+
+
+def reference_levels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows' reference levels, each once."""
+    levels = [f"{number(lv['value'])}: {lv['name']}" for row in rows for lv in row["levels"]]
+    return list(dict.fromkeys(levels))
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,20 +138,17 @@ def _section(folder: Path, result: Mapping[str, Any]) -> list[str]:
         "| what is measured | target | ours | spread | passes if | verdict |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    levels: dict[str, None] = {}
-    notes = []
     for row in result["rows"]:
         cells = describe_row(row)
         verdict = f"**{cells.verdict}**" if row["ok"] is False else cells.verdict
         texts = (cells.name, cells.target, cells.value, cells.spread, cells.tolerance, verdict)
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
-        levels |= {f"{number(lv['value'])}: {lv['name']}": None for lv in row["levels"]}
-        if row["note"]:
-            notes.append(f"- {row['name']}: {row['note']}")
-    if levels:
-        lines += ["", "Reference levels:", "", *(f"- {level}" for level in levels)]
-    if notes:
-        lines += ["", "Notes:", "", *notes]
+    for heading, items in (
+        ("Reference levels:", reference_levels(result["rows"])),
+        ("Notes:", notes(result["rows"])),
+    ):
+        if items:
+            lines += ["", heading, "", *(f"- {item}" for item in items)]
     if result.get("printout"):
         lines += ["", "```text", result["printout"].rstrip(), "```"]
     for figure in result["figures"]:

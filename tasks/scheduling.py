@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -104,7 +105,8 @@ def run_units(
         else:
             executor = closing.enter_context(_executor(options, len(pending)))
             run = train_unit if options.cluster else train_in_worker
-            futures = {executor.submit(run, unit): unit for unit in pending}
+            with _deaf_to_ctrl_c():
+                futures = {executor.submit(run, unit): unit for unit in pending}
             _gather(futures, finished, folder, progress, interrupted, board)
     progress.update(len(units), total=len(units))
     return [finished[unit.name] for unit in units]
@@ -258,6 +260,22 @@ def _can_import() -> bool:
 
 
 @contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C from their first moment, before Python runs in them.
+
+    Being ignored is the one disposition of a signal that a new process inherits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Within the block, the first Ctrl-C asks to stop after the step, the second stops at once.
 
@@ -272,11 +290,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         asked = True
 
     before = {}
-    try:
+    if threading.current_thread() is threading.main_thread():  # elsewhere signals are its affair
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        pass
     try:
         yield lambda: asked
     finally:
