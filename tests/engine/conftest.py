@@ -1,0 +1,1 @@
+from backends import backend, device  # noqa: F401  (fixtures)
