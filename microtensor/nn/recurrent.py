@@ -273,7 +273,7 @@ class Recurrent(Module):
                 start = self._start_of_module(cell, batch, x, place)
                 several = isinstance(start, tuple | list)
                 return [[value] for value in (start if several else [start])], several
-            zeros = place.xp.zeros((batch, self.hidden_size), x.dtype)
+            zeros = Tensor(place.xp.zeros((batch, self.hidden_size), x.dtype))
             return [[zeros] * blocks for _ in cell.state], len(cell.state) > 1
         several = isinstance(state, tuple | list)
         given = list(state) if several else [state]
@@ -309,7 +309,7 @@ class Recurrent(Module):
                 f"{type(self).__name__}: {type(cell).__name__} has neither a hidden_size nor a "
                 "method initial_state(batch_size); give a state with the call"
             )
-        return place.xp.zeros((batch, self.hidden_size), x.dtype)
+        return Tensor(place.xp.zeros((batch, self.hidden_size), x.dtype))
 
     def extra_repr(self) -> str:
         """Sizes, and every option that is not at its default."""

@@ -90,9 +90,9 @@ class Adam(Optimizer):
         xp.add(square, spare, out=square)
         if group["amsgrad"]:
             square = xp.maximum(arrays["max_exp_avg_sq"], square, out=arrays["max_exp_avg_sq"])
-        xp.sqrt(square, out=spare)
-        xp.divide(spare, math.sqrt(1.0 - beta2**slot.step), out=spare)
-        xp.add(spare, group["eps"], out=spare)
+        # sqrt(1 - beta2^t) is moved out of the array: one pass over it less.
+        unbias = math.sqrt(1.0 - beta2**slot.step)
+        xp.add(xp.sqrt(square, out=spare), group["eps"] * unbias, out=spare)
         xp.divide(mean, spare, out=spare)
-        xp.multiply(spare, group["lr"] / (1.0 - beta1**slot.step), out=spare)
+        xp.multiply(spare, group["lr"] * unbias / (1.0 - beta1**slot.step), out=spare)
         xp.subtract(data, spare, out=data)
