@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -13,9 +14,12 @@ import numpy as np
 from tasks.console import say
 from tasks.harness import Task
 
+SIZE = (8, 4.5)
+"""Of the picture, in inches."""
+
 
 class LivePicture:
-    """Draws frames into a window where there is a display, else again and again into one PNG.
+    """Draws every frame into a window where there is a display, else a few a second into one PNG.
 
     Parameters
     ----------
@@ -23,39 +27,44 @@ class LivePicture:
         The experiment, whose `live` draws a frame.
     path
         The PNG to rewrite where there is no display.
-    pause
-        Least time between two frames of the window or the file, in seconds.
     """
 
-    def __init__(self, task: Task, path: Path, pause: float = 0.05) -> None:
+    def __init__(self, task: Task, path: Path) -> None:
+        assert task.live is not None
         self._draw_frame = task.live
         self._path = path
         self._window = _window()
-        self._pause = pause if self._window else max(pause, 0.5)
-        self._drawn = -float("inf")
+        self._drawn = -math.inf
+        self._waiting: tuple[int, dict[str, np.ndarray]] | None = None
         if self._window is None:
             say(f"--live: no display here, so the picture is rewritten in {path}")
 
     def draw(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Draw a frame, unless the last one was only just drawn."""
-        if time.monotonic() - self._drawn < self._pause:
-            return
-        if self._window:
+        """Draw a frame; into a file, only if the last one is a fifth of a second old."""
+        if self._window is not None:
             figure = self._window.gcf()
+            figure.clear()
+            self._draw_frame(figure, step, arrays)
+            self._window.pause(0.02)  # lets the window draw, and the eye see
+        elif time.monotonic() - self._drawn > 0.2:
+            self._write(step, arrays)
         else:
-            from matplotlib.figure import Figure
+            self._waiting = (step, arrays)
 
-            figure = Figure(figsize=(8, 4.5), dpi=100)
-        figure.clear()
-        assert self._draw_frame is not None
+    def close(self) -> None:
+        """Draw the last frame, if it was passed over."""
+        if self._waiting is not None:
+            self._write(*self._waiting)
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=SIZE, dpi=100)
         self._draw_frame(figure, step, arrays)
-        if self._window:
-            self._window.pause(self._pause)
-        else:
-            temporary = self._path.with_suffix(".tmp.png")
-            figure.savefig(temporary)
-            os.replace(temporary, self._path)  # a viewer that reloads never meets half a picture
-        self._drawn = time.monotonic()
+        temporary = self._path.with_suffix(".tmp.png")
+        figure.savefig(temporary)
+        os.replace(temporary, self._path)  # a viewer that reloads never meets half a picture
+        self._drawn, self._waiting = time.monotonic(), None
 
 
 def _window() -> Any:
@@ -72,7 +81,7 @@ def _window() -> Any:
         from matplotlib import pyplot
 
         pyplot.ion()
-        pyplot.figure(figsize=(8, 4.5))
+        pyplot.figure(figsize=SIZE)
     except Exception as error:  # every toolkit fails in its own way where there is no display
         say(f"--live: no window could be opened ({error})")
         return None

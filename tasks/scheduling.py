@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from tasks import BLAS_THREADS
 from tasks.folder import RunFolder, UnitResult
 from tasks.harness import Task, UsageError
@@ -95,13 +97,13 @@ def run_units(
         if board:
             closing.callback(board.close)
         if options.live:
-            _train_here(
-                task, pending, finished, progress, interrupted, board, live=True, folder=folder
-            )
+            from tasks.live import LivePicture
+
+            picture = LivePicture(task, folder.path / "live.png")
+            closing.callback(picture.close)
+            _train_here(pending, finished, progress, interrupted, board, picture.draw)
         elif options.cluster is None and (options.jobs == 1 or len(pending) <= 1):
-            _train_here(
-                task, pending, finished, progress, interrupted, board, live=False, folder=folder
-            )
+            _train_here(pending, finished, progress, interrupted, board, None)
         else:
             executor = closing.enter_context(_executor(options, len(pending)))
             run = train_unit if options.cluster else train_in_worker
@@ -119,22 +121,15 @@ def _stacks(task: Task, settings: Any) -> list[tuple[int, ...]]:
 
 
 def _train_here(
-    task: Task,
     pending: list[Unit],
     finished: dict[str, UnitResult],
     progress: Progress,
     interrupted: Callable[[], bool],
     board: Board | None,
-    *,
-    live: bool,
-    folder: RunFolder,
+    draw: Callable[[int, dict[str, np.ndarray]], None] | None,
 ) -> None:
+    """One after the other, in this process; `draw` gets the frames of the first."""
     before, total = len(finished), len(finished) + len(pending)
-    shown = None
-    if live:
-        from tasks.live import LivePicture
-
-        shown = LivePicture(task, folder.path / "live.png").draw
     for position, unit in enumerate(pending):
         progress.update(before + position, total=total)
 
@@ -144,7 +139,7 @@ def _train_here(
         hooks = Hooks(
             progress=step_done,
             stop=interrupted,
-            shown=shown,
+            shown=draw if position == 0 else None,
             logged=board.write if board else None,
         )
         try:
