@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -69,6 +69,7 @@ def away_from_zero(low=0.01, high=10):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @given(start=st.floats(-3, 3), gradients=st.lists(away_from_zero(), min_size=1, max_size=6))
+@example(start=0.5, gradients=[10.0, 0.05, -0.05])  # falling: AMSGrad keeps the largest
 def test_steps_follow_the_documented_formulas(name, start, gradients):
     kind, options = VARIANTS[name]
     parameter = nn.Parameter(np.array([start, 1.0]))
