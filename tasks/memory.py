@@ -193,7 +193,7 @@ def run_sequence(model: Any, optimizer: Any, x: mt.Tensor, y: mt.Tensor, window:
         (loss.sum() / len(losses)).backward()
         optimizer.step()
         seen.append(loss.detach().numpy())
-    return np.sum(seen, axis=0) / len(x)
+    return sum(seen) / len(x)
 
 
 def evaluate(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -212,8 +212,9 @@ def evaluate(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 outputs.append(mt.sigmoid(logits).numpy()[:, 0])
                 right.append(outputs[-1].argmax(axis=-1) == sequence[t + 1])
     shaped = np.stack(outputs, axis=1)
-    trials = len(shaped)
-    return np.mean(losses, axis=0), np.sum(right, axis=0), shaped.reshape(trials, 2, -1, SYMBOLS)
+    # Added one by one: NumPy's sum over an axis has an order that depends on the other axes.
+    loss = sum(losses) / len(losses)
+    return loss, sum(right), shaped.reshape(len(shaped), len(SEQUENCES), -1, SYMBOLS)
 
 
 def rows(run: Run) -> list[Row]:
