@@ -45,60 +45,23 @@ import numpy as np
 
 from microtensor import guards, indexed, modes, writes
 from microtensor.backend import Array, namespaces
-from microtensor.declaration import Declaration, Plan
+from microtensor.declaration import Declaration, Node, Plan
 from microtensor.indexed import IndexedCotangent
 from microtensor.writes import next_number
 
 Tensor: Any = None  # the one slot that tensor.py fills: the class to open arguments and wrap results
-_tensor_globals: Any = None  # its namespace: a frame in it is never the user's line
+_ours = {id(globals())}  # the namespaces of this file and tensor.py: never the user's line
 
 
 def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
     """Tell the engine what a tensor is. Called once, by tensor.py."""
-    global Tensor, _tensor_globals
-    Tensor, _tensor_globals = tensor_class, its_globals
+    global Tensor
+    Tensor = tensor_class
+    _ours.add(id(its_globals))
 
 
 # ---------------------------------------------------------------------------------------------
 # The graph
-
-class Node:
-    """One recorded operation. It refers to the past only, never to its own result."""
-
-    __slots__ = (
-        "__weakref__",
-        "code",  # the user's code, and the instruction in it: the line, should anybody ask
-        "dtype",  # of the result (a tuple of them if there are several results)
-        "instruction",
-        "kind",  # the type of the result's array
-        "number",  # only grows
-        "parents",  # the places of the arguments that need a gradient; None once released
-        "plan",  # which operation, which rules
-        "saved",  # the values that its rules named; None once released
-        "shape",  # of the result
-    )
-    plan: Plan
-    code: Any
-    instruction: int
-    kind: Any
-    number: int
-
-    @property
-    def name(self) -> str:
-        """The operation's name."""
-        return str(self.plan.declaration.name)
-
-    @property
-    def line(self) -> tuple[str, int]:
-        """File and line of the call that recorded this node."""
-        for start, end, line in self.code.co_lines():
-            if start <= self.instruction < end and line is not None:
-                return self.code.co_filename, line
-        return self.code.co_filename, self.code.co_firstlineno
-
-    def __repr__(self) -> str:
-        return "`{}` (called at {}:{})".format(self.name, *self.line)
-
 
 def wrap(array: Array, place: Any = None) -> Any:
     """A tensor around a bare array: recorded if it has a place, a constant if not."""
@@ -129,7 +92,6 @@ def _bare(value: Any) -> Any:
 _SCALARS = frozenset((float, int, bool, complex))
 _new = object.__new__
 _frame = sys._getframe
-_own_globals = globals()
 _mode = modes.current.get
 _PLAIN = _mode()  # the switches as they are when nobody has touched them
 def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> Any:
@@ -162,11 +124,11 @@ def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> A
         return lambda function: primitive(function, **properties)
     declaration = Declaration(forward, **properties)
     operation: Any = _recorder(declaration)
-    if not (declaration.variadic or declaration.defaults or declaration.residuals or declaration.constant):
-        if len(declaration.arguments) == 2:
-            operation = _binary_recorder(declaration, operation)
-        elif len(declaration.arguments) == 1:
-            operation = _unary_recorder(declaration, operation)
+    plain = not (declaration.variadic or declaration.constant)
+    if plain and len(declaration.arguments) == 1:
+        operation = _unary_recorder(declaration, operation)
+    elif plain and len(declaration.arguments) == 2 and not declaration.defaults:
+        operation = _binary_recorder(declaration, operation)
     for name in ("__doc__", "__module__", "__name__", "__qualname__"):
         setattr(operation, name, getattr(forward, name))
     declaration.operation, operation.declaration = operation, declaration
@@ -201,8 +163,8 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
                 if kind is None and value.__class__ not in _SCALARS:
                     kind = value.__class__
             values.append(value)
-        if kind is None:  # only Python's numbers, and they mean NumPy
-            kind, values = np.ndarray, [np.asarray(value) for value in values]
+        if kind is None:
+            kind, values = np.ndarray, declaration.numbers(args)
         xp = namespaces[kind]
         out = forward(xp, *values, **options)
         residuals = ()
@@ -212,16 +174,14 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             out = declaration.arrays(out, xp)
         mode = _mode()
         if mode.anomaly and tensors:
-            guards.check_forward(declaration.name, values, out, _users_frame(_frame(1), True))
+            guards.check_forward(declaration.name, values, out, guards.users_frame(_frame(1)))
         plan = None
         if needs and mode.recording:
             plan = plans.get(needs if arity >= 0 else (needs, len(values)))
             if plan is None:
                 plan = declaration.plan(needs, len(values))
         if plan is None or not plan.needed:
-            if not tensors:
-                return out
-            return tuple([wrap(part) for part in out]) if out.__class__ is tuple else wrap(out)
+            return _constants(out) if tensors else out
         if len(parents) != len(plan.needed):  # some arguments are declared constant
             parents = [args[i].place or args[i] for i in plan.needed]
         if plan.kept:
@@ -230,33 +190,42 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             if plan.options:
                 defaults = declaration.defaults
                 values.extend([options.get(name, defaults[name]) for name in plan.options])
-        frame = _users_frame(_frame(1), True) if mode.anomaly else _frame(1)
+        frame = guards.users_frame(_frame(1)) if mode.anomaly else _frame(1)
         return _record(plan, parents, plan.keep(values), out, frame)
 
     return operation
 
 
-# The same call again, for the two most frequent kinds of operation: one or two arguments and
-# nothing else. What is not plain (other types, other switches) goes to the general one above.
+# The same call again for the most frequent kinds of operation: one array (and options), and two
+# arrays. What is not plain there, other types or other switches, goes to the general one above.
 
 
 def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
-    forward, plans = declaration.forward, declaration.plans
+    forward, plans, find = declaration.forward, declaration.plans, namespaces.get
+    has_residuals, defaults = bool(declaration.residuals), declaration.defaults
 
-    def operation(x: Any) -> Any:
+    def operation(x: Any, *rest: Any, **options: Any) -> Any:
         tensor = isinstance(x, Tensor)
         value = x.data if tensor else x
         kind = value.__class__
-        if kind in namespaces and (not tensor or _mode() is _PLAIN):
-            out = forward(namespaces[kind], value)
-            if out.__class__ is kind:
-                if not tensor:
-                    return out
-                if not x._requires_grad:
-                    return wrap(out)
-                plan = plans[1]
-                return _record(plan, (x.place or x,), plan.keep((value, out)), out, _frame(1))
-        return general(x)
+        xp = find(kind)
+        if rest or xp is None or (tensor and _mode() is not _PLAIN):
+            return general(x, *rest, **options)
+        out = forward(xp, value, **options)
+        residuals = ()
+        if has_residuals:
+            out, *residuals = out
+        if out.__class__ is not kind:
+            out = declaration.arrays(out, xp)
+        if not tensor:
+            return out
+        if not x._requires_grad:
+            return _constants(out)
+        plan = plans[1]
+        values = (value, out, *residuals)
+        if plan.options:
+            values += tuple([options.get(name, defaults[name]) for name in plan.options])
+        return _record(plan, (x.place or x,), plan.keep(values), out, _frame(1))
 
     return operation
 
@@ -298,6 +267,10 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
     return operation
 
 
+def _constants(out: Any) -> Any:
+    return tuple([wrap(part) for part in out]) if out.__class__ is tuple else wrap(out)
+
+
 def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
     """Leave a node behind, and return the tensor that knows it."""
     node = _new(Node)
@@ -305,8 +278,8 @@ def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
     node.plan = plan
     node.parents = parents
     node.saved = saved
-    if frame.f_globals is _tensor_globals or frame.f_globals is _own_globals:
-        frame = _users_frame(frame)
+    if id(frame.f_globals) in _ours:
+        frame = guards.users_frame(frame, _ours)
     node.code = frame.f_code
     node.instruction = frame.f_lasti
     node.kind = out.__class__
@@ -323,18 +296,6 @@ def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
     result._requires_grad = True
     result.place = node
     return result
-
-
-def _users_frame(frame: Any, everywhere: bool = False) -> Any:
-    """The nearest frame outside this file and tensor.py, or (everywhere) outside the package."""
-    package = __name__.partition(".")[0]
-    while frame.f_back is not None and (
-        frame.f_globals is _tensor_globals
-        or frame.f_globals is _own_globals
-        or (everywhere and frame.f_globals.get("__name__", "").partition(".")[0] == package)
-    ):
-        frame = frame.f_back
-    return frame
 
 
 # The engine's own operations: they undo broadcasting and promotion.
@@ -372,13 +333,14 @@ astype.vjp("x", lambda g, before: astype(g, dtype=before))
 
 
 class _Arrivals:
-    """What has arrived at each place: the state of one backward pass."""
+    """What has arrived at each place: the state of one backward pass, and at its end the result."""
 
     def __init__(self, create: bool) -> None:
         self.create = create
         self.first: dict[Any, Any] = {}  # place -> its only contribution so far, or a list of them
         self.sums: dict[Any, Any] = {}  # place -> the sum so far: an array of our own making
-        self.heap: list[tuple[int, Node]] = []  # the nodes whose turn will come, highest number first
+        self.heap: list[tuple[int, Node]] = []  # nodes whose turn will come, highest number first
+        self.captured: dict[Any, Any] = {}  # wanted place on the way -> all that arrived there
 
     def add(self, place: Any, c: Any) -> None:
         """Add a contribution to what has arrived at its place."""
@@ -413,19 +375,14 @@ class _Arrivals:
         return indexed.combine(total, shape) if total.__class__ is list else total
 
 
-def _walk(
-    seeds: list[tuple[Any, Any]], wanted: set[Any], useful: set[Any] | None, keep: bool, create: bool
-) -> dict[Any, Any]:
-    """Visit the nodes behind the seeds, (place, cotangent) pairs, the newest first.
+def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | None) -> None:
+    """Visit every node that something arrived at, and those behind it, the newest first.
 
-    Returns the cotangents that arrived at `wanted` places and at leaves. `useful` limits the walk
-    to nodes that lead to wanted places (None: all of them).
+    What arrives at leaves stays in `arrivals`, and at `wanted` places is captured. `useful` limits
+    the walk to nodes that lead to wanted places (None: all of them).
     """
     _, anomaly, observer = _mode()
-    arrivals, arrived = _Arrivals(create), {}
-    first, sums, heap = arrivals.first, arrivals.sums, arrivals.heap
-    for place, c in seeds:
-        arrivals.add(place, c)
+    first, sums, heap, create = arrivals.first, arrivals.sums, arrivals.heap, arrivals.create
     latest: Any = None  # a node for the heap; often its turn is next, and it need not go there
     while heap or latest is not None:
         if latest is None:
@@ -438,11 +395,12 @@ def _walk(
             g = sums.pop(node, None)
         if node.dtype.__class__ is tuple:
             g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
-            arrived.update({(node, i): c for i, c in enumerate(g) if (node, i) in wanted})
+            found = {(node, i): c for i, c in enumerate(g) if c is not None} if wanted else {}
+            arrivals.captured.update({place: c for place, c in found.items() if place in wanted})
         elif g.__class__ is list:
             g = indexed.combine(g, node.shape)
         if wanted and node in wanted:
-            arrived[node] = g
+            arrivals.captured[node] = g
         if useful is not None and node not in useful:
             continue
         if parents is None:
@@ -481,14 +439,14 @@ def _walk(
             if anomaly:
                 guards.check_backward(node, argument, _bare_all(c), _bare_all(g))
             # What `arrivals.add` does most often, written out: a sum goes on, or a node is reached.
-            if place in sums and like is not None:
-                old = sums[place]
-                old += c
-            elif like is place and place not in first:
+            if like is not None and place in sums:
+                total = sums[place]
+                total += c
+            elif like is not None and place not in first:
                 first[place] = c
-                if latest is not None:
-                    heappush(heap, (-place.number, place))
-                else:
+                if like is place:
+                    if latest is not None:
+                        heappush(heap, (-latest.number, latest))
                     latest = place
             else:
                 arrivals.add(place, c)
@@ -497,36 +455,25 @@ def _walk(
                 observer.contribution(node, argument, place, raw, c, total)
         if not keep:
             node.parents = node.saved = None
-    for leaf in [*first, *sums]:
-        arrived[leaf] = arrivals.take(leaf, leaf.shape)
-    return arrived
 
 
 def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     """Bring a contribution to its argument's shape and dtype, or refuse it."""
-    declaration = node.plan.declaration
-    owner = _node_of(place)
-    shape, dtype = owner.shape, owner.dtype
-    if place.__class__ is tuple:
-        shape, dtype = shape[place[1]], dtype[place[1]]
+    owner, several = _node_of(place), place.__class__ is tuple
+    shape = owner.shape[place[1]] if several else owner.shape
+    dtype = owner.dtype[place[1]] if several else owner.dtype
+    kind = owner.data.__class__ if isinstance(owner, Tensor) else owner.kind
     if isinstance(c, np.generic):
         c = np.asarray(c)
     if create and c.__class__ in namespaces:
         c = wrap(c)  # the rule came to a constant
-    values = c.values if c.__class__ is IndexedCotangent else c
-    names = declaration.name, argument
-    kind = owner.data.__class__ if isinstance(owner, Tensor) else owner.kind
-    if _bare(values).__class__ is not kind or isinstance(values, Tensor) is not create:
-        raise guards.bad_contribution(*names, type(_bare(values)), kind, "type")
-    if c is values and c.shape != shape:
-        if not declaration.broadcasts:
-            raise guards.bad_contribution(*names, c.shape, shape, "shape")
-        c = values = sum_to(c, shape=shape)
-    if values.dtype != dtype:
-        if not declaration.broadcasts:
-            raise guards.bad_contribution(*names, values.dtype, dtype, "dtype")
-        c = astype(c, dtype=dtype)
-    return c
+    if c.__class__ is IndexedCotangent:
+        guards.check_contribution(node, argument, _bare(c.values), kind, None, dtype)
+        return c
+    guards.check_contribution(node, argument, _bare(c), kind, shape, dtype)
+    if c.shape != shape:
+        c = sum_to(c, shape=shape)
+    return c if c.dtype == dtype else astype(c, dtype=dtype)
 
 
 def _bare_all(value: Any) -> Any:
@@ -600,30 +547,32 @@ _retaining: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # place -> a 
 
 def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
     """See `Tensor.backward`."""
-    seeds = _seeds("backward", [output], [gradient])
-    arrived = _start(seeds, set(_retaining), None, retain_graph, create_graph)
-    while arrived:
-        place, c = arrived.popitem()
-        tensor, holder = (place if isinstance(place, Tensor) else _retaining[place]), [c]
-        del c
-        # Never in place: a gradient that was handed out stays as it was.
-        c = holder[0] if isinstance(holder[0], Tensor) else wrap(_private(holder))
-        tensor.grad = c if tensor.grad is None else tensor.grad + c
+    wanted = set(_retaining) if _retaining else set()
+    arrivals = _start("backward", [output], [gradient], retain_graph, create_graph, wanted, None)
+    arrivals.first.update({_retaining[place]: c for place, c in arrivals.captured.items()})
+    for arrived in (arrivals.first, arrivals.sums):
+        for tensor, c in arrived.items():
+            if c.__class__ is list:
+                c = indexed.combine(c, tensor.shape)
+            elif not create_graph:
+                # An array that anything else refers to, or a view, is not to be handed out.
+                c = wrap(c.copy() if getrefcount(c) > _ALONE or c.base is not None else c)
+            # Never added in place: a gradient that was handed out stays as it was.
+            tensor.grad = c if tensor.grad is None else tensor.grad + c
+
+
+def _references() -> int:
+    for _, value in {0: object()}.items():
+        count = getrefcount(value)
+    return count
+
+
+_ALONE = _references()
 
 
 def retain(tensor: Any) -> None:
     """Let backward set the `.grad` of a result too."""
     _retaining[tensor.place] = tensor
-
-
-def _private(holder: list[Any]) -> Any:
-    """The array in `holder` if nothing else refers to it or to its memory, else a copy of it."""
-    if getrefcount(holder[0]) <= _ALONE and getattr(holder[0], "base", None) is None:
-        return holder[0]
-    return holder[0].copy()
-
-
-_ALONE = getrefcount([object()][0])
 
 
 def grad(
@@ -669,10 +618,11 @@ def grad(
     for i, x in enumerate(sources):
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise guards.needs_no_gradient(i)
-    seeds = _seeds("grad", ends, list(given))
     wanted = {place_of(x) for x in sources}
-    useful = _leading_to(wanted, seeds)
-    arrived = _start(seeds, wanted, useful, retain_graph, create_graph)
+    useful = _leading_to(wanted, ends)
+    arrivals = _start("grad", ends, list(given), retain_graph, create_graph, wanted, useful)
+    arrived = arrivals.captured
+    arrived.update({x: arrivals.take(x, x.shape) for x in {x for x in sources if x.is_leaf}})
     for i, x in enumerate(sources):
         c = arrived.get(place_of(x))
         if c is None and not allow_unused:
@@ -681,41 +631,51 @@ def grad(
     return tuple(results) if isinstance(inputs, (tuple, list)) else results[0]
 
 
-def _seeds(who: str, outputs: list[Any], cotangents: list[Any]) -> list[tuple[Any, Any]]:
-    """What a backward pass starts from: pairs of (place, cotangent)."""
+def _start(
+    who: str,
+    outputs: list[Any],
+    cotangents: list[Any],
+    keep: bool | None,
+    create: bool,
+    wanted: set[Any],
+    useful: set[Any] | None,
+) -> _Arrivals:
+    """Let the cotangents arrive at the outputs, and walk."""
     if len(cotangents) != len(outputs):
         raise guards.wrong_count(who, len(outputs), len(cotangents))
-    seeds = []
-    for output, c in zip(outputs, cotangents, strict=True):
+    arrivals = _Arrivals(create)
+    for output, c in zip(outputs, cotangents):
         if not isinstance(output, Tensor) or not output._requires_grad:
             raise guards.not_recorded(who, output)
         data = output.data
-        if c is not None or data.size != 1:
-            guards.check_cotangent(who, _bare(c), output)
         xp = namespaces[data.__class__]
-        if c is None:
-            c = xp.ones(data.shape, data.dtype)
-        elif _bare(c).__class__ is not data.__class__:  # a number
-            c = xp.asarray(c, dtype=data.dtype)
-        elif c.dtype != data.dtype:
-            c = astype(c, dtype=data.dtype)
-        seeds.append((place_of(output), c))
-    return seeds
-
-
-def _start(seeds: Any, wanted: set[Any], useful: Any, keep: bool | None, create: bool) -> Any:
+        if c is None and data.size == 1:
+            c = xp.empty(data.shape, data.dtype)
+            c[...] = 1
+        else:
+            guards.check_cotangent(who, _bare(c), output)
+            if _bare(c).__class__ is not data.__class__:  # a number
+                c = xp.asarray(c, dtype=data.dtype)
+            elif c.dtype != data.dtype:
+                c = astype(c, dtype=data.dtype)
+        if create:
+            c = c if isinstance(c, Tensor) else wrap(c)
+        elif c.__class__ is not data.__class__:
+            c = c.data
+        arrivals.add(output.place or output, c)
     keep = create if keep is None else keep
-    if not create:  # the rules will run on bare arrays
-        return _walk([(place, _bare(c)) for place, c in seeds], wanted, useful, keep, False)
-    seeds = [(place, c if isinstance(c, Tensor) else wrap(c)) for place, c in seeds]
-    with modes.enable_grad():
-        return _walk(seeds, wanted, useful, keep, True)
+    if create:
+        with modes.enable_grad():
+            _walk(arrivals, keep, wanted, useful)
+    else:
+        _walk(arrivals, keep, wanted, useful)
+    return arrivals
 
 
-def _leading_to(wanted: set[Any], seeds: list[tuple[Any, Any]]) -> set[Any]:
-    """The nodes behind the seeds from which a wanted place can be reached."""
+def _leading_to(wanted: set[Any], outputs: list[Any]) -> set[Any]:
+    """The nodes behind the outputs from which a wanted place can be reached."""
     seen: set[Any] = set()
-    stack = [_node_of(place) for place, _ in seeds]
+    stack = [_node_of(output.place) for output in outputs if isinstance(output, Tensor)]
     while stack:
         node = stack.pop()
         if node.__class__ is Node and node not in seen:

@@ -69,12 +69,24 @@ def no_rule(operation: str, argument: str) -> TypeError:
 # -- what a rule returned
 
 
-def bad_contribution(operation: str, argument: str, got: Any, wanted: Any, what: str) -> Exception:
-    """A rule's result of the wrong type, shape or dtype."""
-    error = ValueError if what == "shape" else TypeError
-    return error(
-        f"the rule of `{operation}` for {argument!r} returned {what} {got}; the argument has {wanted}"
-    )
+def check_contribution(
+    node: Any, argument: str, c: Any, kind: type, shape: Any, dtype: Any
+) -> None:
+    """Raise if a rule's result, bare, is no array or does not fit its argument.
+
+    Operations declared as broadcasting may return another shape or dtype: the engine brings it
+    back. `shape` None: not to be compared.
+    """
+    declaration = node.plan.declaration
+    where = f"the rule of `{declaration.name}` for {argument!r} returned"
+    if c.__class__ is not kind:
+        raise TypeError(f"{where} a {type(c).__name__}; its argument is a {kind.__name__}")
+    if declaration.broadcasts:
+        return
+    if shape is not None and c.shape != shape:
+        raise ValueError(f"{where} shape {c.shape}; its argument has shape {shape}")
+    if c.dtype != dtype:
+        raise TypeError(f"{where} dtype {c.dtype}; its argument has dtype {dtype}")
 
 
 # -- the state of a graph
@@ -182,6 +194,18 @@ def all_finite(value: Any) -> bool:
         return all(all_finite(part) for part in value)
     xp = backend.namespaces.get(value.__class__)
     return xp is None or value.dtype.kind != "f" or bool(xp.isfinite(value).all())
+
+
+def users_frame(frame: Any, ours: set[int] | None = None) -> Any:
+    """The nearest frame not in the namespaces with the ids `ours`, or not in the package at all."""
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None and (
+        frame.f_globals.get("__name__", "").partition(".")[0] == package
+        if ours is None
+        else id(frame.f_globals) in ours
+    ):
+        frame = frame.f_back
+    return frame
 
 
 def check_forward(operation: str, arguments: list[Any], out: Any, frame: Any) -> None:

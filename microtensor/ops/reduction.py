@@ -33,7 +33,9 @@ def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
 
 def _spread(g: Any, shape: tuple[int, ...], axis: Axis) -> Any:
     """A reduced array, repeated to the shape it was reduced from."""
-    return broadcast_to(g if axis is None else reshape(g, _kept(shape, axis)), shape=shape)
+    if axis is not None:
+        g = reshape(g, _kept(shape, axis))
+    return broadcast_to(g, shape=shape)
 
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
@@ -46,7 +48,7 @@ def sum(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     return xp.add.reduce(x, axis, keepdims=keepdims), x.shape
 
 
-sum.vjp("x", lambda g, shape, axis: _spread(g, shape, axis))
+sum.vjp("x", _spread)
 
 
 @primitive(residuals=("shape",))
