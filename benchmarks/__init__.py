@@ -1,0 +1,1 @@
+"""What microtensor costs, measured beside other frameworks: `python -m benchmarks.overhead`."""

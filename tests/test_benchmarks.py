@@ -1,0 +1,247 @@
+"""The benchmarks run, compare like with like, and report what they found. No time is asserted."""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import _harness, overhead, workloads
+from benchmarks._harness import Failure, Spread
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cells(markdown: str) -> list[list[list[str]]]:
+    """The tables of a Markdown text: table, row, cell."""
+    tables, before = [], ""
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            if not before.startswith("|"):
+                tables.append([])
+            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        before = line
+    return tables
+
+
+def test_a_tiny_run_prints_a_table_and_writes_it(tmp_path):
+    out = tmp_path / "new" / "overhead.md"
+    asked = ["--workloads", "W7,W8-expression,W8-chain-1000", "--contenders", "microtensor,numpy"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.overhead", "--quick", *asked, "--out", str(out)],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_CORETYPE": "Prescott"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.read_text(encoding="utf-8").strip() == done.stdout.strip()
+
+    tables = cells(done.stdout)
+    assert all(len(row) == len(table[0]) for table in tables for row in table)
+    goals, measured, _ = tables
+    assert [row[0] for row in goals[2:]] == [
+        "W7, over torch",
+        "W8-expression, over torch",
+        "W8-chain-1000, over torch",
+    ]
+    assert {row[3] for row in goals[2:]} == {"not measured"}  # without torch there is no ratio
+    assert measured[0] == ["", "unit", "microtensor", "numpy"]
+    assert [row[1] for row in measured[2:]] == ["µs"] * 6
+    for title, _, ours, floor in measured[2:]:
+        assert float(ours.replace(",", "")) >= 0, title
+        assert floor == "–" if title == "… free" else float(floor) > 0, title
+
+    # The machine is described, but neither named nor are its folders; its BLAS chose for itself.
+    assert platform.node() not in done.stdout.split()
+    assert str(ROOT) not in done.stdout
+    assert "Prescott" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--workloads", "W99"], "no workload 'W99'; there are W7, W8-expression"),
+        (["--contenders", "abacus"], "no contender 'abacus'; there are microtensor, torch"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_runs(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as exit:
+        overhead.main(arguments)
+    assert exit.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_contender_that_is_not_installed_is_refused_if_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(_harness, "installed", lambda name: None)
+    assert overhead.main(["--contenders", "torch"]) == 2
+    assert "not installed: torch" in capsys.readouterr().err
+
+
+SMALL = {
+    "spiral": workloads.spiral_inputs,
+    "expression": workloads.expression_inputs,
+    "chain": lambda: workloads.chain_inputs(7),
+    "linear": lambda: workloads.linear_inputs(24),
+    "steps": lambda: workloads.steps_inputs(5),
+}
+
+
+def numbers(contender: str, function: str) -> list[float]:
+    """What a contender comes to in three runs of a small workload."""
+    module = importlib.import_module(f"benchmarks.contenders.{contender}")
+    task = getattr(module, function)(*SMALL[function]())
+    found = []
+    for _ in range(3):
+        for run in task.phases.values():
+            run()
+        found += [float(x) for value in task.read() for x in np.ravel(value)]
+    return found
+
+
+@pytest.mark.parametrize("contender", ["numpy", pytest.param("torch", marks=pytest.mark.parity)])
+@pytest.mark.parametrize("function", SMALL)
+def test_contenders_do_the_same_work(contender, function):
+    ours = numbers("microtensor", function)
+    assert any(ours)
+    assert _harness.same_work(ours, numbers(contender, function), 1e-5)
+
+
+def test_the_spiral_network_learns_in_three_steps():
+    first, second, third = numbers("microtensor", "spiral")
+    assert first == pytest.approx(np.log(3), abs=0.02)  # small weights: three equal classes
+    assert first > second > third
+
+
+def test_other_numbers_are_other_work():
+    assert _harness.same_work([1.0, -100.0], [1.0009, -100.0], 1e-5)
+    assert not _harness.same_work([1.0, -100.0], [1.0011, -100.0], 1e-5)
+    assert not _harness.same_work([1.0, 2.0], [1.0], 1e-5)
+    assert not _harness.same_work([1.0], [float("nan")], 1e-5)
+
+
+def answers(**by_contender):
+    """A stand-in for a measuring process that gives each contender's answers in turn."""
+    turns = {name: iter(given) for name, given in by_contender.items()}
+    asked = []
+
+    def measure(contender):
+        asked.append(contender)
+        answer = next(turns[contender])
+        if isinstance(answer, Failure):
+            raise answer
+        seconds, number = answer
+        return {"seconds": {"total": seconds}, "samples": 1, "numbers": [number]}
+
+    return measure, asked
+
+
+def test_contenders_take_turns_and_ratios_are_formed_within_a_round():
+    # The machine is three times as slow in the second round: the ratio stays the same.
+    measure, asked = answers(
+        microtensor=[(1.0, 7.0), (3.0, 7.0), (2.0, 7.0)], torch=[(2.0, 7.0), (6.0, 7.0), (5.0, 7.0)]
+    )
+    results = _harness.compare(measure, ["microtensor", "torch"], 3, 1e-6)
+    assert asked == ["microtensor", "torch", "torch", "microtensor", "microtensor", "torch"]
+    ours, theirs = (results.values[name, "total"] for name in ("microtensor", "torch"))
+    assert _harness.paired(ours, theirs) == Spread(0.5, 0.4, 0.5, 3)
+    assert _harness.paired(ours, {1: 6.0}) == Spread(0.5, 0.5, 0.5, 1)
+    assert _harness.paired(ours, {}) is None
+
+
+def test_a_contender_that_fails_or_cheats_has_no_numbers_and_is_not_asked_again():
+    measure, asked = answers(
+        microtensor=[(1.0, 7.0)] * 2, torch=[(0.1, 8.0)], jax=[(1.0, 7.0), Failure("MemoryError")]
+    )
+    results = _harness.compare(measure, ["microtensor", "torch", "jax"], 2, 1e-6)
+    assert asked == ["microtensor", "torch", "jax", "jax", "microtensor"]
+    assert set(results.values) == {("microtensor", "total")}
+    assert results.failures == {
+        "torch": "not the numbers of microtensor",
+        "jax": "failed: MemoryError",
+    }
+    text = overhead.report({"W7": results}, ["microtensor", "torch", "jax"], [], False)
+    assert "| not the numbers of microtensor | failed: MemoryError |" in text
+
+
+def test_a_process_that_raises_is_a_failure_in_one_line(capsys):
+    with pytest.raises(Failure, match=r"^ZeroDivisionError$"):
+        _harness._process(["-c", "1 / 0"])
+    assert "Traceback" in capsys.readouterr().err  # the whole story, on standard error
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Spread(0.4, 0.3, 0.5, 3), "reached"),
+        (Spread(0.4, 0.3, 0.6, 3), "reached, not in every round"),
+        (Spread(0.6, 0.4, 0.7, 3), "not reached, in some rounds only"),
+        (Spread(0.6, 0.55, 0.7, 3), "not reached"),
+        (None, "not measured"),
+    ],
+)
+def test_verdicts(found, said):
+    assert overhead.verdict(found, 0.5) == said
+
+
+def test_goals_speak_of_the_median_ratio_and_of_milliseconds():
+    values = {
+        ("microtensor", "total"): {0: 3.0, 1: 1.0, 2: 2.0},
+        ("torch", "total"): {0: 4.0, 1: 4.0, 2: 4.0},
+    }
+    imports = {("microtensor", "time"): {0: 0.018}, ("microtensor", "memory"): {0: 4.5}}
+    results = {
+        "W7": _harness.Results(values, {}, {}, {}),
+        "W11": _harness.Results(imports, {}, {}, {}),
+    }
+    found = {(g.workload, g.phase): overhead.quantity(g, results) for g in workloads.GOALS}
+    assert found["W7", "total"] == Spread(0.5, 0.25, 0.75, 3)
+    assert found["W11", "time"].median == pytest.approx(18.0)
+    assert found["W11", "memory"].median == 4.5
+    assert found["W9", "total"] is None
+
+
+def test_a_measuring_process_has_one_thread_and_its_own_kernels(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    inside = _harness.environment()
+    assert not {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & inside.keys()
+    assert inside["OMP_NUM_THREADS"] == inside["OPENBLAS_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (1234.5, "1,234"),
+        (62.84, "62.8"),
+        (7.0, "7.00"),
+        (0.02113, "0.0211"),
+        (0, "0"),
+        (1e-7, "0.0000"),
+    ],
+)
+def test_digits(x, text):
+    assert overhead.digits(x) == text
+
+
+def test_unknown_kernels_are_said_to_be_unknown(monkeypatch):
+    from benchmarks import _process
+
+    def refuse(path):
+        raise OSError("no such library")
+
+    assert _process.core_type()  # whatever this machine has
+    monkeypatch.setattr(_process.ctypes, "CDLL", refuse)
+    assert _process.core_type() == "unknown"
+
+
+def test_what_is_promised_is_about_what_is_measured():
+    names = {w.name for w in workloads.WORKLOADS} | {workloads.IMPORT}
+    assert {goal.workload for goal in workloads.GOALS} <= names
