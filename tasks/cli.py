@@ -8,6 +8,7 @@ for cannot be done, in one line; 130 interrupted, with the command that goes on.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 import sys
@@ -24,7 +25,7 @@ from tasks.folder import to_json
 from tasks.harness import Task, UsageError
 from tasks.runner import check, run_task
 from tasks.scheduling import Options, Stopped
-from tasks.settings import split_settings, with_settings
+from tasks.settings import Given, split_settings, with_settings
 
 EPILOG = """\
 examples:
@@ -35,10 +36,6 @@ examples:
   python -m tasks run sin_cos --trials 3 --learning-rate 0.01 --out runs/faster
   python -m tasks report runs                       the table, published against ours, as Markdown
 """
-
-
-EXTRA = ("tyro", "rich", "matplotlib", "pooch", "tensorboardX")
-"""What the extra `tasks` brings, by the names they are imported under."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,14 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         say(f"tasks: {' '.join(str(error).split())}")
         return 2
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        say(
-            f"tasks: this needs {error.name}, which is not installed; the experiments' extra "
-            "brings it: python -m pip install -e '.[tasks]'"
-        )
-        return 2
     except LoadError as error:
         say(f"tasks: {error}; remove that file to go on without it")
         return 2
@@ -79,7 +68,7 @@ def _command(given: list[str]) -> int:
         print(_list())
         return 0
     parser = _parser()
-    settings: list[tuple[str, list[str]]] = []
+    settings: Given = []
     if given[0] in ("run", "tour"):
         known = parser.get_default("known_options")
         given, settings = split_settings(given, known, [*registry.names(), *registry.DOCUMENTS])
@@ -106,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    how = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    how = _Parser(add_help=False, allow_abbrev=False)
     add = how.add_argument
     add("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
     add("--trials", type=int, help="independent repetitions (default: the preset's)")
@@ -172,10 +161,9 @@ def _parser() -> argparse.ArgumentParser:
 # -- run and tour ------------------------------------------------------------------------------
 
 
-def _run(
-    chosen: list[Task], options: argparse.Namespace, settings: list[tuple[str, list[str]]]
-) -> int:
+def _run(chosen: list[Task], options: argparse.Namespace, settings: Given) -> int:
     _check_options(options)
+    _check_installed(options, settings)
     planned = [
         (task, own, _how(task, options))
         for task, own in zip(
@@ -239,6 +227,24 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+def _check_installed(options: argparse.Namespace, settings: Given) -> None:
+    """What a run will import at its end must be there at its beginning."""
+    needed = {
+        "rich": True,
+        "tyro": bool(settings),
+        "matplotlib": options.live or not options.no_plots,
+        "tensorboardX": options.tensorboard,
+        "distributed": options.cluster is not None,
+    }
+    for name, wanted in needed.items():
+        if wanted and importlib.util.find_spec(name) is None:
+            extra = "cluster" if name == "distributed" else "tasks"
+            raise UsageError(
+                f"this needs {name}, which is not installed; the extra {extra!r} brings it: "
+                f"python -m pip install -e '.[{extra}]'"
+            )
+
+
 def _check_options(options: argparse.Namespace) -> None:
     if options.seed < 0 or options.seed >= 2**32:
         raise UsageError(f"--seed must be from 0 to 4294967295; got {options.seed}")
@@ -256,7 +262,7 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UsageError("--jobs and --cluster exclude each other: the cluster has its own workers")
 
 
-def _tour(options: argparse.Namespace, settings: list[tuple[str, list[str]]]) -> int:
+def _tour(options: argparse.Namespace, settings: Given) -> int:
     options.preset = "document"
     chosen = [task for task in map(registry.load, registry.names()) if task.tour]
     if options.live:

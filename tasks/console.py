@@ -73,7 +73,7 @@ class ProgressBar:
         elif now - self._drawn > 10.0:
             self._drawn = now
             part = 100 * done / max(total, 1)
-            say(f"{self._title}: {part:.0f} % of {total} trials, {now - self._start:.0f} s")
+            say(f"{self._title}: {part:.0f} % after {now - self._start:.0f} s")
 
     def __exit__(
         self,

@@ -339,7 +339,7 @@ class Task:
 
     name : the file's name without `.py`.
     documents : the documents it belongs to ("000" … "004").
-    title : one line for the list: what it shows.
+    title : one line for the list: what it shows. No capital first, no full stop.
     claim : what the document says happens, in a paragraph or two (for `show`).
     equations : the model and the task as formulas (for `show`).
     look_for : what to look at in the figures and rows (for `show`).

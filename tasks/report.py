@@ -130,7 +130,7 @@ def _section(folder: Path, result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## {result['task']} (document {documents})",
         "",
-        f"{result['title']}.",
+        f"{result['title'][:1].upper()}{result['title'][1:]}.",
         "",
         f"Preset `{result['preset']}`, seed {result['seed']}, backend {result['backend']}, "
         f"{result['seconds']:.1f} s.",

@@ -216,13 +216,8 @@ def _executor(options: Options, units: int) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def _cluster_executor(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UsageError(
-            "--cluster needs Dask's distributed: install the extra, python -m pip install "
-            "-e '.[cluster]'"
-        ) from None
+    from distributed import Client
+
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:

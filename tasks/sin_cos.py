@@ -323,7 +323,7 @@ def live(figure: Figure, step: int, arrays: Mapping[str, np.ndarray]) -> None:
 TASK = Task(
     name="sin_cos",
     documents=("000",),
-    title="An LSTM turns a sine into a cosine, its state carried from batch to batch",
+    title="an LSTM turns a sine into a cosine, its state carried from batch to batch",
     claim="""
         A network that sees one sample of a sine at a time cannot tell a rising sine from a falling
         one, and so cannot know the cosine. One that remembers can. The document trains an LSTM of

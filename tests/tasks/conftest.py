@@ -93,7 +93,7 @@ def walk_figures(run: Any) -> Any:
 WALK = Task(
     name="walk",
     documents=("000",),
-    title="A drunkard's walk",
+    title="a drunkard's walk",
     claim="He walks.",
     equations="x' = x + n",
     look_for="How far he gets.",
@@ -148,3 +148,22 @@ def tasks_cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         return Outcome(code, streams.out, streams.err, folder)
 
     return run
+
+
+def _read_events(path: Path) -> list[tuple[int, str, float]]:
+    """The scalars of a TensorBoard event file: (step, name, value)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, found = path.read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + length])
+        content = content[12 + length + 4 :]
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return found
+
+
+@pytest.fixture
+def read_events() -> Any:
+    """A reader of TensorBoard event files: path -> [(step, name, value)]."""
+    return _read_events

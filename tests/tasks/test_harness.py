@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -559,6 +560,30 @@ def test_a_read_only_folder_is_refused(walk_task: Any, tasks_cli: Any, tmp_path:
     assert (refused.code, refused.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("missing", "words", "extra"),
+    [
+        ("rich", "run walk", "tasks"),
+        ("matplotlib", "run walk", "tasks"),
+        ("tyro", "run walk --length 3", "tasks"),
+        ("tensorboardX", "run walk --tensorboard", "tasks"),
+        ("distributed", "run walk --cluster somewhere:1", "cluster"),
+    ],
+)
+def test_what_is_not_installed_is_said_before_anything_runs(
+    walk_task: Any, tasks_cli: Any, monkeypatch: Any, missing: str, words: str, extra: str
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+    )
+    refused = tasks_cli(words)
+    assert (refused.code, refused.stderr.count("\n")) == (2, 1)
+    assert f"this needs {missing}" in refused.stderr
+    assert f".[{extra}]" in refused.stderr
+    assert not refused.out.exists()
+
+
 def test_a_fault_in_the_second_experiment_is_found_before_the_first_runs(
     walk_task: Any, tasks_cli: Any
 ) -> None:
@@ -573,7 +598,7 @@ def test_a_fault_in_the_second_experiment_is_found_before_the_first_runs(
 def test_list_show_and_tour(walk_task: Any, tasks_cli: Any) -> None:
     listed = tasks_cli("")
     assert listed.code == 0
-    assert "A drunkard's walk" in listed.stdout
+    assert "a drunkard's walk" in listed.stdout
     assert "000" in listed.stdout
     for words in ("show walk", "show 000", "show all"):
         shown = tasks_cli(words).stdout
@@ -654,20 +679,9 @@ def test_a_level_must_be_legible_in_a_figure(walk_task: Any) -> None:
     assert len(figure.axes) == 1
 
 
-def read_events(path: Path) -> list[tuple[int, str, float]]:
-    """The scalars of a TensorBoard event file: (step, name, value)."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    content, found = path.read_bytes(), []
-    while content:
-        length = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + length])
-        content = content[12 + length + 4 :]
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    return found
-
-
-def test_tensorboard_event_files_hold_every_metric(walk_task: Any, tasks_cli: Any) -> None:
+def test_tensorboard_event_files_hold_every_metric(
+    walk_task: Any, tasks_cli: Any, read_events: Any
+) -> None:
     done = tasks_cli("run walk --tensorboard --no-plots --preset quick")
     folder = done.out / "walk-quick"
     files = list((folder / "tensorboard").rglob("events.out.*"))

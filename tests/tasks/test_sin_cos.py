@@ -15,7 +15,6 @@ from models.sin_cos import SinCos
 from tasks import sin_cos
 from tasks.sin_cos import PUBLISHED, TASK, SinCosSettings, cost_of, levels, samples, train
 from tasks.work import Work
-from tests.tasks.test_harness import read_events
 
 
 def test_the_network_is_the_published_one() -> None:
@@ -186,7 +185,9 @@ def test_no_verdict_where_nothing_was_published(tasks_cli: Any) -> None:
         assert all(row["target"] is None and row["ok"] is None for row in done.json["rows"])
 
 
-def test_tensorboard_has_the_cost_as_the_original_wrote_it(tasks_cli: Any) -> None:
+def test_tensorboard_has_the_cost_as_the_original_wrote_it(
+    tasks_cli: Any, read_events: Any
+) -> None:
     done = tasks_cli("run sin_cos --no-plots --tensorboard --trials 1 --iterations 45")
     [events] = done.out.rglob("events.out.*")
     written = [(step, v) for step, name, v in read_events(events) if name == "cost_after_update"]
