@@ -80,23 +80,25 @@ except ImportError:
 def now():
     return time.perf_counter(), getrusage(RUSAGE_SELF).ru_maxrss if getrusage else 0
 
+start = now()
 import numpy
 before = now()
 import microtensor
 after = now()
-print(after[0] - before[0], after[1] - before[1])
+print(before[0] - start[0], after[0] - before[0], after[1] - before[1])
 """
 
 
 def test_importing_costs_at_most_20_ms_and_5_mb_over_numpys_own(tmp_path):
     # Whatever else the machine does can only add to either figure, so the least of several runs is
-    # the honest one, and there is no need of more once it is low enough. The first run compiles, as
-    # an installation does; into a folder of its own, since a session may forbid it elsewhere.
+    # the honest one, and there is no need of more once it is low enough. On a machine so slow or
+    # busy that NumPy itself takes more than 60 ms, 20 ms grow in proportion. The first run
+    # compiles, as an installation does; into a folder of its own, should it be forbidden elsewhere.
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     seconds = megabytes = float("inf")
     for _ in range(25):
-        time, memory = map(float, python(COST, **compiled).split())
-        seconds = min(seconds, time)
+        numpys, ours, memory = map(float, python(COST, **compiled).split())
+        seconds = min(seconds, ours / max(1.0, numpys / 0.060))
         megabytes = min(megabytes, memory / (2**20 if sys.platform == "darwin" else 2**10))
         if seconds <= 0.020 and megabytes <= 5:
             break
