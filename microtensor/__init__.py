@@ -22,6 +22,7 @@ from microtensor.creation import (
     zeros_like,
 )
 from microtensor.engine import grad, primitive
+from microtensor.explain import explain
 from microtensor.guards import AnomalyError, GradientStateError
 from microtensor.io import load, save
 from microtensor.modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad

@@ -1,9 +1,9 @@
-"""How an operation is declared: its arguments, its options, and the rules of its derivative.
+"""What is known of an operation, of one way to call it, and of one call.
 
-`primitive` in engine.py makes a `Declaration` of a forward function by reading its signature.
-From the names of the rules' parameters it works out, once for each choice of arguments that need
-a gradient, a `Plan`: what a call must save and which rules a backward pass will run. Calls
-then follow the plan and look at no signature.
+`primitive` in engine.py makes a `Declaration` of a forward function by reading its signature. From
+the names of the rules' parameters the declaration works out, once for each choice of arguments that
+need a gradient, a `Plan`: what a call must save, and which rules a backward pass will run. Calls
+then follow the plan and look at no signature; each recorded one leaves a `Node`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,44 @@ from microtensor import backend, guards
 from microtensor.backend import namespaces
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
+
+
+class Node:
+    """One recorded operation. It refers to the past only, never to its own result."""
+
+    __slots__ = (
+        "__weakref__",
+        "code",  # the user's code, and the instruction in it: the line, should anybody ask
+        "dtype",  # of the result (a tuple of them if there are several results)
+        "instruction",
+        "kind",  # the type of the result's array
+        "number",  # only grows
+        "parents",  # the places of the arguments that need a gradient; None once released
+        "plan",  # which operation, which rules
+        "saved",  # the values that its rules named; None once released
+        "shape",  # of the result
+    )
+    plan: Plan
+    code: Any
+    instruction: int
+    kind: Any
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return str(self.plan.declaration.name)
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """File and line of the call that recorded this node."""
+        for start, end, line in self.code.co_lines():
+            if start <= self.instruction < end and line is not None:
+                return self.code.co_filename, line
+        return self.code.co_filename, self.code.co_firstlineno
+
+    def __repr__(self) -> str:
+        return "`{}` (called at {}:{})".format(self.name, *self.line)
 
 
 class Plan(NamedTuple):
@@ -156,7 +194,10 @@ class Declaration:
         """An argument that is neither a Python number nor an array of the kind at work."""
         name = self.argument(position)
         if isinstance(argument, np.generic):
-            return argument.item()  # a NumPy scalar shall be as weak as a Python number
+            # A NumPy scalar shall be as weak as a Python number. One of float32 promotes nothing,
+            # and rules meet it as the result of an operator on 0-d arrays: it stays float32.
+            narrow = kind is np.ndarray and argument.dtype == np.float32
+            return np.asarray(argument) if narrow else argument.item()
         if isinstance(argument, np.ndarray) and kind in (None, np.ndarray):
             return np.asarray(argument)  # a subclass: matrix, memmap
         if backend.of(argument) is None:
@@ -165,9 +206,17 @@ class Declaration:
             raise guards.mixed_backends(self.name, name, argument, kind)
         return argument
 
+    def numbers(self, arguments: tuple[Any, ...]) -> list[Any]:
+        """Numbers without any array mean NumPy; its own scalars keep their dtype and decide."""
+        weak = any(isinstance(argument, np.generic) for argument in arguments)
+        return [
+            argument if weak and not isinstance(argument, np.generic) else np.asarray(argument)
+            for argument in arguments
+        ]
+
     def arrays(self, out: Any, xp: Any) -> Any:
         """A result that is not an array yet: several of them, or one of NumPy's scalars."""
-        if isinstance(out, (tuple, list)):
+        if out.__class__ in (tuple, list):
             return tuple([xp.asarray(part) for part in out])
         return out if out.__class__ in namespaces else xp.asarray(out)
 
