@@ -25,8 +25,8 @@ Array = Any  # a bare array of some backend: np.ndarray, cupy.ndarray, ...
 class Backend(NamedTuple):
     """What the library must know about one kind of array.
 
-    `address` gives the start of the memory that an array's *owner* holds, so that all views of
-    one block of memory answer the same number; `version`-keeping in the engine relies on it.
+    `owner` gives a number for the block of memory that an array lives in, the same for all views of
+    it: what was written in place is remembered by it (writes.py).
     """
 
     name: str
@@ -34,7 +34,7 @@ class Backend(NamedTuple):
     array_type: type
     from_host: Callable[[np.ndarray], Array]
     to_host: Callable[[Array], np.ndarray]
-    address: Callable[[Array], int]
+    owner: Callable[[Array], int]
 
 
 namespaces: dict[type, Any] = {}  # array type -> namespace; looked up once for every operation
@@ -50,14 +50,14 @@ def register(backend: Backend) -> Backend:
     return backend
 
 
-def _owner_address(array: np.ndarray) -> int:
+def _owner(array: np.ndarray) -> int:
     while isinstance(array.base, np.ndarray):
         array = array.base
-    return int(array.__array_interface__["data"][0])
+    return id(array)  # may come again, but only for memory that is younger than the old one
 
 
 NUMPY = register(
-    Backend("numpy", np, np.ndarray, lambda array: array, lambda array: array, _owner_address)
+    Backend("numpy", np, np.ndarray, lambda array: array, lambda array: array, _owner)
 )
 
 

@@ -16,14 +16,14 @@ from microtensor.backend import Array
 next_number = count(1).__next__
 
 last = 0  # the number of the last write
-_numbers: dict[int, int] = {}  # the memory of an array (its owner's address) -> its last write
+_numbers: dict[int, int] = {}  # a block of memory (Backend.owner) -> its last write
 
 
 def written(array: Array) -> None:
     """To be called after every change in place of an array that operations may have saved."""
     global last
     last = next_number()
-    _numbers[backend.by_type[array.__class__].address(array)] = last
+    _numbers[backend.by_type[array.__class__].owner(array)] = last
 
 
 def check(node: Any) -> None:
@@ -36,5 +36,5 @@ def check(node: Any) -> None:
     """
     for value in node.saved:
         known = backend.by_type.get(value.__class__)
-        if known is not None and _numbers.get(known.address(value), 0) > node.number:
+        if known is not None and _numbers.get(known.owner(value), 0) > node.number:
             raise guards.overwritten(node, value.shape)

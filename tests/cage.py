@@ -400,7 +400,7 @@ BACKEND = backend.Backend(
     array_type=Caged,
     from_host=asarray,
     to_host=asnumpy,
-    address=lambda caged: backend.NUMPY.address(caged._array),
+    owner=lambda caged: backend.NUMPY.owner(caged._array),
 )
 
 

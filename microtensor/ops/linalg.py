@@ -53,12 +53,16 @@ def _linear(xp: Any, x: Array, weight: Array) -> Array:
     return x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
 
+def _linear_x(g: Any, weight: Any) -> Any:
+    return (g.reshape(-1, g.shape[-1]) @ weight).reshape((*g.shape[:-1], weight.shape[1]))
+
+
 def _linear_weight(g: Any, x: Any) -> Any:
     return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
 
 for _operation in (_affine, _linear):
-    _operation.vjp("x", lambda g, weight: g @ weight)
+    _operation.vjp("x", _linear_x)
     _operation.vjp("weight", _linear_weight)
 _affine.vjp("bias", lambda g: _column_sums(g))
 

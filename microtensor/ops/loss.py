@@ -14,7 +14,7 @@ from microtensor import backend, engine
 from microtensor.backend import Array
 from microtensor.engine import primitive
 from microtensor.ops.elementwise import multiply, sigmoid, square
-from microtensor.ops.indexing import take_along_axis
+from microtensor.ops.indexing import take
 from microtensor.ops.piecewise import abs, maximum
 from microtensor.ops.reduction import log_softmax, mean, sum
 from microtensor.ops.shape import reshape, transpose
@@ -110,42 +110,51 @@ def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean
 # (C, n), classes first, because NumPy reduces long axes faster than short ones.
 
 
+def _classes_first(axis: int, ndim: int) -> tuple[int, ...]:
+    return (axis, *[i for i in range(ndim) if i != axis])
+
+
 def _cross_entropy_in_steps(
-    logits: Any, labels: Any, weights: Any, axis: int, reduction: str
+    logits: Any, chosen: Any, weights: Any, axis: int, reduction: str
 ) -> Any:
-    """The same loss in primitives (logits (C, n), labels and weights (n,)): its composite."""
-    axes = (axis, *[i for i in range(logits.ndim) if i != axis])
-    flat = reshape(transpose(logits, axes), (logits.shape[axis], -1))
-    chosen = take_along_axis(log_softmax(flat, axis=0), labels.reshape(1, -1), 0)
-    losses = reshape(-chosen, (-1,)) * weights
-    rest = [logits.shape[i] for i in axes[1:]]
+    """The same loss in primitives: its composite."""
+    order = _classes_first(axis, logits.ndim)
+    flat = reshape(transpose(logits, order), (logits.shape[axis], -1))
+    losses = -take(log_softmax(flat, axis=0), chosen) * weights
+    rest = [logits.shape[i] for i in order[1:]]
     return reshape(losses, rest) if reduction == "none" else sum(losses)
 
 
 @primitive(residuals=("probabilities", "shape"), composite=_cross_entropy_in_steps)
 def _cross_entropy(
-    xp: Any, logits: Array, *, labels: Array, weights: Array, axis: int, reduction: str
+    xp: Any, logits: Array, *, chosen: Array, weights: Any, axis: int, reduction: str
 ) -> Any:
-    x = xp.moveaxis(logits, axis, 0)
-    flat = x.reshape(x.shape[0], -1)
-    centred = flat - xp.max(flat, axis=0)
+    x = logits.transpose(_classes_first(axis, logits.ndim))
+    flat = xp.ascontiguousarray(x).reshape(x.shape[0], -1)
+    centred = flat - flat.max(0)
     probabilities = xp.exp(centred)
     total = xp.add.reduce(probabilities, 0)
     probabilities /= total
-    losses = (xp.log(total) - centred[labels, xp.arange(labels.size)]) * weights
+    losses = (xp.log(total) - centred.reshape(-1)[chosen]) * weights
     out = losses.reshape(x.shape[1:]) if reduction == "none" else xp.add.reduce(losses)
     return out, probabilities, logits.shape
 
 
 def _cross_entropy_rule(
-    g: Array, needs: Any, probabilities: Array, shape: Any, labels: Array, weights: Array, axis: int
+    g: Array,
+    needs: Any,
+    probabilities: Array,
+    shape: Any,
+    chosen: Array,
+    weights: Any,
+    axis: int,
 ) -> Any:
-    xp = backend.namespaces[labels.__class__]
     scale = g.reshape(-1) * weights
     flat = probabilities * scale
-    flat[labels, xp.arange(labels.size)] -= scale
-    rest = [n for i, n in enumerate(shape) if i != axis]
-    return (xp.moveaxis(flat.reshape(shape[axis], *rest), 0, axis),)
+    flat.reshape(-1)[chosen] -= scale
+    order = _classes_first(axis, len(shape))
+    back = sorted(range(len(shape)), key=lambda i: order[i])
+    return (flat.reshape([shape[i] for i in order]).transpose(back),)
 
 
 _cross_entropy.vjp_all(_cross_entropy_rule)
@@ -197,19 +206,24 @@ def cross_entropy(
     known = backend.of(labels)
     host = known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
+    flat = host.reshape(-1)
+    factors: Any = 1.0 / flat.size if reduction == "mean" and flat.size else 1.0
+    if ignored is not None or weight is not None:
+        factors = np.ones(flat.size, array.dtype)
+        if ignored is not None:
+            factors[ignored.reshape(-1)] = 0
+            flat = np.where(ignored.reshape(-1), 0, flat)
+        if weight is not None:
+            bare = weight.data if isinstance(weight, engine.Tensor) else weight
+            of_class = backend.of(bare)
+            factors *= (of_class.to_host(bare) if of_class else np.asarray(bare))[flat]
+        if reduction == "mean":
+            factors /= factors.sum()
     xp = backend.namespaces[array.__class__]
-    flat = np.where(ignored, 0, host).reshape(-1)
-    factors = (~ignored).reshape(-1).astype(array.dtype)
-    if weight is not None:
-        bare = weight.data if isinstance(weight, engine.Tensor) else weight
-        of_class = backend.of(bare)
-        factors *= (of_class.to_host(bare) if of_class else np.asarray(bare))[flat]
-    if reduction == "mean":
-        factors /= factors.sum()
     return _cross_entropy(
         logits,
-        labels=xp.asarray(flat),
-        weights=xp.asarray(factors),
+        chosen=xp.asarray(flat * flat.size + np.arange(flat.size)),
+        weights=factors if isinstance(factors, float) else xp.asarray(factors),
         axis=axis,
         reduction="none" if reduction == "none" else "sum",
     )
@@ -226,8 +240,8 @@ def _soft_cross_entropy(logits: Any, target: Any, weight: Any, reduction: str, a
 
 def _check_labels(
     labels: np.ndarray, shape: tuple[int, ...], axis: int, ignore_index: int
-) -> np.ndarray:
-    """Refuse labels that do not fit; returns which are to be ignored."""
+) -> np.ndarray | None:
+    """Refuse labels that do not fit; returns which are to be ignored (None: not one)."""
     classes, expected = shape[axis], shape[:axis] + shape[axis + 1 :]
     if labels.dtype.kind not in "iu":
         raise TypeError(
@@ -238,6 +252,9 @@ def _check_labels(
             f"cross_entropy: logits of shape {shape} with classes along axis {axis} need labels of "
             f"shape {expected}, got {labels.shape}"
         )
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < classes):
+        if not 0 <= ignore_index < classes:
+            return None
     ignored = labels == ignore_index
     wrong = (labels < 0) | (labels >= classes)
     wrong &= ~ignored

@@ -47,9 +47,10 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 _transpose.vjp("x", lambda g, axes: _transpose(g, axes=_inverse(axes)))
 
 
-def transpose(x: Any, *axes: Any) -> Any:
-    """Axes in another order, all of them; without `axes`, reversed."""
-    order = () if axes in ((), (None,)) else _ints(axes)
+def transpose(x: Any, *order: Any, axes: Any = None) -> Any:
+    """Axes in another order, all of them: (x, 1, 0), (x, (1, 0)), (x, axes=(1, 0)); else reversed."""
+    order = order or (axes,)
+    order = () if order == (None,) else _ints(order)
     order = tuple([a % x.ndim for a in order]) or tuple(range(x.ndim))[::-1]
     return _transpose(x, axes=order)
 

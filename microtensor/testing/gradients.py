@@ -368,4 +368,4 @@ def _share(x: Any, y: Any) -> bool:
     mine, theirs = backend.of(x.data), backend.of(y.data)
     assert mine is not None
     assert theirs is not None
-    return mine is theirs and mine.address(x.data) == theirs.address(y.data)
+    return mine is theirs and mine.owner(x.data) == theirs.owner(y.data)
