@@ -1,6 +1,6 @@
 """microtensor: reverse-mode automatic differentiation from scratch, on NumPy and CuPy."""
 
-from microtensor import nn, optim, recurrence
+from microtensor import nn, ops, optim, recurrence
 from microtensor.backend import (
     Generator,
     backend_available,
@@ -26,8 +26,44 @@ from microtensor.explain import explain
 from microtensor.guards import AnomalyError, GradientStateError
 from microtensor.io import load, save
 from microtensor.modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad
-from microtensor.ops import *  # noqa: F403  (the names are listed in ops.__all__)
+from microtensor.ops import *  # noqa: F403  (named in ops.__all__)
 from microtensor.summary import summary
 from microtensor.tensor import Tensor
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AnomalyError",
+    "Generator",
+    "GradientStateError",
+    "Tensor",
+    "arange",
+    "backend_available",
+    "default_generator",
+    "detach",
+    "detect_anomaly",
+    "enable_grad",
+    "explain",
+    "eye",
+    "full",
+    "grad",
+    "is_grad_enabled",
+    "load",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "optim",
+    "primitive",
+    "rand",
+    "randn",
+    "recurrence",
+    "save",
+    "summary",
+    "tensor",
+    "use_backend",
+    "zeros",
+    "zeros_like",
+    *ops.__all__,
+]

@@ -56,9 +56,7 @@ def _owner(array: np.ndarray) -> int:
     return id(array)  # may come again, but only for memory that is younger than the old one
 
 
-NUMPY = register(
-    Backend("numpy", np, np.ndarray, lambda array: array, lambda array: array, _owner)
-)
+NUMPY = register(Backend("numpy", np, np.ndarray, lambda array: array, lambda array: array, _owner))
 
 
 def _load_cupy() -> Backend | None:
@@ -195,11 +193,11 @@ class Generator:
 
     def bernoulli(self, p: float, shape: Any = (), dtype: Any = np.float32) -> np.ndarray:
         """Ones with probability `p`, else zeros, as a host array."""
-        return (self._rng.random(shape) < p).astype(dtype)
+        return np.asarray(self._rng.random(shape) < p).astype(dtype)
 
     def permutation(self, n: int) -> np.ndarray:
         """The integers 0, ..., n - 1 in random order."""
-        return self._rng.permutation(n)
+        return np.asarray(self._rng.permutation(n))
 
     def get_state(self) -> dict[str, Any]:
         """The whole state as a dictionary that JSON can hold."""

@@ -26,8 +26,8 @@ def _host(data: Any, dtype: Any) -> Any:
     array = np.asarray(data)
     if array.dtype == object or array.dtype.kind not in "biufc":
         raise TypeError(
-            f"cannot make a tensor of {type(data).__name__} ({array.dtype}): it must be numbers, in "
-            "an array or in lists of equal length"
+            f"cannot make a tensor of {type(data).__name__} ({array.dtype}): it must be numbers, "
+            "in an array or in lists of equal length"
         )
     # Only where no dtype is asked for: 0.1 as float64 must not have been rounded to float32 before.
     from_python = dtype is None and not isinstance(data, (np.ndarray, np.generic))
@@ -74,16 +74,16 @@ def full(
     return Tensor(backend.default().xp.full(tuple(shape), fill_value, dtype), requires_grad)
 
 
-def arange(
-    start: float, stop: float | None = None, step: float = 1, dtype: Any = None
-) -> Tensor:
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """start, start + step, ... up to but without `stop`; one argument is the stop."""
     start, stop = (0, start) if stop is None else (start, stop)
     array = np.arange(start, stop, step)
     return _put(array, dtype or (np.int64 if array.dtype.kind == "i" else np.float32), False)
 
 
-def eye(n: int, m: int | None = None, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int, m: int | None = None, dtype: Any = np.float32, requires_grad: bool = False
+) -> Tensor:
     """The n x m matrix with ones on its diagonal."""
     return _put(np.eye(n, m), dtype, requires_grad)
 

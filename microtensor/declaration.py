@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,22 @@ from microtensor import backend, guards
 from microtensor.backend import namespaces
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
+
+
+class Operation(Protocol):
+    """What `primitive` makes: call it on arrays or tensors, and declare its derivatives."""
+
+    declaration: Declaration
+    __name__: str
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Compute, and record if an argument is a tensor that needs a gradient."""
+
+    def vjp(self, argument: str, rule: Callable[..., Any]) -> Operation:
+        """See `Declaration.vjp`."""
+
+    def vjp_all(self, rule: Callable[..., Any]) -> Operation:
+        """See `Declaration.vjp_all`."""
 
 
 class Node:
@@ -35,11 +51,15 @@ class Node:
         "saved",  # the values that its rules named; None once released
         "shape",  # of the result
     )
-    plan: Plan
     code: Any
+    dtype: Any
     instruction: int
     kind: Any
     number: int
+    parents: Any
+    plan: Plan
+    saved: Any
+    shape: Any
 
     @property
     def name(self) -> str:
@@ -62,7 +82,7 @@ class Plan(NamedTuple):
     """How to record and walk one operation, for one choice of arguments that need a gradient."""
 
     declaration: Declaration
-    count: int  # how many arguments there are
+    arity: int  # how many arguments there are
     needed: tuple[int, ...]  # which of them need a gradient
     kept: tuple[int, ...]  # what is saved: positions in [*arguments, out, *residuals, *options]
     keep: Callable[[Any], Any]
@@ -124,7 +144,9 @@ class Declaration:
         self.constant = frozenset(self.arguments if not differentiable else constant)
         self.rules: dict[str, tuple[Any, tuple[str, ...]]] = {}
         self.joint: tuple[Any, tuple[str, ...]] | None = None
-        self.plans: dict[Any, Plan] = {}  # needs, or for a variadic operation (needs, count) -> plan
+        self.plans: dict[
+            Any, Plan
+        ] = {}  # needs, or for a variadic operation (needs, count) -> plan
         self.operation: Any = None
         REGISTRY[f"{forward.__module__}.{forward.__name__}"] = self
         self._make_plans()
@@ -140,7 +162,9 @@ class Declaration:
         """Declare the contribution to `argument`: `rule(g, ...)`, where g is the cotangent.
 
         Further parameters of the rule name arguments, options, residuals or `out`: these are saved
-        and handed to it. For a variadic argument the rule returns a sequence. Returns the operation.
+        and handed to it. For a variadic argument the rule returns a sequence.
+
+        Returns the operation.
         """
         names = self._names(rule, 1)
         if argument not in self.arguments:

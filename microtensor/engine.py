@@ -38,18 +38,20 @@ import sys
 from collections.abc import Callable
 from heapq import heappop, heappush, heappushpop
 from sys import getrefcount
-from typing import Any
+from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from microtensor import guards, indexed, modes, writes
 from microtensor.backend import Array, namespaces
-from microtensor.declaration import Declaration, Node, Plan
+from microtensor.declaration import Declaration, Node, Operation, Plan
 from microtensor.indexed import IndexedCotangent
 from microtensor.writes import next_number
 
-Tensor: Any = None  # the one slot that tensor.py fills: the class to open arguments and wrap results
+Tensor: Any = (
+    None  # the one slot that tensor.py fills: the class to open arguments and wrap results
+)
 _ours = {id(globals())}  # the namespaces of this file and tensor.py: never the user's line
 
 
@@ -62,6 +64,7 @@ def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------------------------------------
 # The graph
+
 
 def wrap(array: Array, place: Any = None) -> Any:
     """A tensor around a bare array: recorded if it has a place, a constant if not."""
@@ -94,6 +97,12 @@ _new = object.__new__
 _frame = sys._getframe
 _mode = modes.current.get
 _PLAIN = _mode()  # the switches as they are when nobody has touched them
+
+
+@overload
+def primitive(forward: Callable[..., Any]) -> Operation: ...
+@overload
+def primitive(**properties: Any) -> Callable[[Callable[..., Any]], Operation]: ...
 def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> Any:
     """Make an operation of `forward(xp, *arrays, **options)`: `@primitive` or `@primitive(...)`.
 
@@ -121,8 +130,11 @@ def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> A
         pass walks instead of the rules.
     """
     if forward is None:
-        return lambda function: primitive(function, **properties)
-    declaration = Declaration(forward, **properties)
+        return lambda function: _operation(Declaration(function, **properties))
+    return _operation(Declaration(forward, **properties))
+
+
+def _operation(declaration: Declaration) -> Operation:
     operation: Any = _recorder(declaration)
     plain = not (declaration.variadic or declaration.constant)
     if plain and len(declaration.arguments) == 1:
@@ -130,10 +142,11 @@ def primitive(forward: Callable[..., Any] | None = None, **properties: Any) -> A
     elif plain and len(declaration.arguments) == 2 and not declaration.defaults:
         operation = _binary_recorder(declaration, operation)
     for name in ("__doc__", "__module__", "__name__", "__qualname__"):
-        setattr(operation, name, getattr(forward, name))
+        setattr(operation, name, getattr(declaration.forward, name))
     declaration.operation, operation.declaration = operation, declaration
     operation.vjp, operation.vjp_all = declaration.vjp, declaration.vjp_all
-    return operation
+    made: Operation = operation
+    return made
 
 
 def _recorder(declaration: Declaration) -> Callable[..., Any]:
@@ -234,7 +247,7 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
     forward, plans, find = declaration.forward, declaration.plans, namespaces.get
 
     def operation(a: Any, b: Any) -> Any:
-        needs = 0
+        needs, parents = 0, ()  # type: int, Any
         x, y = a, b
         if isinstance(a, Tensor):
             x = a.data
@@ -383,10 +396,11 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
     """
     _, anomaly, observer = _mode()
     first, sums, heap, create = arrivals.first, arrivals.sums, arrivals.heap, arrivals.create
+    like: Any = None
     latest: Any = None  # a node for the heap; often its turn is next, and it need not go there
     while heap or latest is not None:
         if latest is None:
-            node = heappop(heap)[1]
+            node: Any = heappop(heap)[1]
         else:
             node = heappushpop(heap, (-latest.number, latest))[1] if heap else latest
             latest = None
@@ -414,7 +428,7 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
             saved = _revive(node)
         if plan.joint is not None or (create and plan.declaration.composite is not None):
             rules = _together(node, g, saved, create)
-        for place, (rule, n, i, pick, argument) in zip(parents, rules):
+        for place, (rule, n, i, pick, argument) in zip(parents, rules):  # noqa: B905 (speed)
             if useful is not None and place not in wanted and _node_of(place) not in useful:
                 continue
             if n == 0:
@@ -491,9 +505,9 @@ def _revive(node: Any) -> list[Any]:
         if position in places:
             place = places[position]
             value = place if isinstance(place, Tensor) else wrap(value, place)
-        elif position == plan.count and value.__class__ is tuple:
+        elif position == plan.arity and value.__class__ is tuple:
             value = tuple([wrap(part, (node, i)) for i, part in enumerate(value)])
-        elif position == plan.count:
+        elif position == plan.arity:
             value = wrap(value, node)
         revived.append(value)
     return revived
@@ -509,7 +523,7 @@ _here.vjp("x", lambda g: g)
 
 
 def _together(node: Any, g: Any, saved: list[Any], create: bool) -> list[Any]:
-    """The contributions that one rule, or a composite, gives all at once; as rules that are done."""
+    """The contributions that one rule, or a composite, gives at once, as rules that are done."""
     plan = node.plan
     if create and plan.declaration.composite is not None:
         contributions = _through_composite(node, g, saved)
@@ -526,9 +540,9 @@ def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
     """The contributions of a fused operation, by walking its composite, all of it recorded."""
     plan, declaration = node.plan, node.plan.declaration
     values = dict(zip(plan.kept, saved, strict=True))
-    first = plan.count + 1 + len(declaration.residuals)
+    first = plan.arity + 1 + len(declaration.residuals)
     options = {name: values[first + i] for i, name in enumerate(plan.options)}
-    arguments = [values[i] for i in range(plan.count)]
+    arguments = [values[i] for i in range(plan.arity)]
     # Each argument at a place of its own: what reaches it there is its own share, also where one
     # argument was computed from another.
     for i in plan.needed:
@@ -562,7 +576,8 @@ def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph
 
 
 def _references() -> int:
-    for _, value in {0: object()}.items():
+    arrived = {0: object()}
+    for _, value in arrived.items():  # noqa: PERF102 (counted as `backward` holds it)
         count = getrefcount(value)
     return count
 
@@ -644,7 +659,7 @@ def _start(
     if len(cotangents) != len(outputs):
         raise guards.wrong_count(who, len(outputs), len(cotangents))
     arrivals = _Arrivals(create)
-    for output, c in zip(outputs, cotangents):
+    for output, c in zip(outputs, cotangents, strict=True):
         if not isinstance(output, Tensor) or not output._requires_grad:
             raise guards.not_recorded(who, output)
         data = output.data

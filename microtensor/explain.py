@@ -140,7 +140,7 @@ def show(array: Any) -> str:
 def rule_text(node: Node, argument: str) -> str:
     """The body of an argument's rule if it is a lambda, else the rule's name."""
     declaration = node.plan.declaration
-    rule = (declaration.joint or declaration.rules.get(argument, (None,)))[0]
+    rule, _ = declaration.joint or declaration.rules[argument]
     name = getattr(rule, "__name__", "a rule").strip("_")
     if name != "<lambda>":
         return f"rule {name}"

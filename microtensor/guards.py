@@ -69,9 +69,7 @@ def no_rule(operation: str, argument: str) -> TypeError:
 # -- what a rule returned
 
 
-def check_contribution(
-    node: Any, argument: str, c: Any, kind: type, shape: Any, dtype: Any
-) -> None:
+def check_contribution(node: Any, argument: str, c: Any, kind: Any, shape: Any, dtype: Any) -> None:
     """Raise if a rule's result, bare, is no array or does not fit its argument.
 
     Operations declared as broadcasting may return another shape or dtype: the engine brings it
@@ -79,7 +77,7 @@ def check_contribution(
     """
     declaration = node.plan.declaration
     where = f"the rule of `{declaration.name}` for {argument!r} returned"
-    if c.__class__ is not kind:
+    if type(c) is not kind:
         raise TypeError(f"{where} a {type(c).__name__}; its argument is a {kind.__name__}")
     if declaration.broadcasts:
         return
@@ -97,7 +95,7 @@ def not_recorded(who: str, output: Any) -> Exception:
     if not hasattr(output, "requires_grad"):
         return TypeError(f"{who} starts from recorded tensors, not from a {type(output).__name__}")
     return GradientStateError(
-        f"{who}: this output of shape {output.shape} needs no gradient: nothing that it was computed "
+        f"{who}: this output of shape {output.shape} needs no gradient: nothing it was computed "
         "from has requires_grad=True, or it was computed under no_grad, or detached"
     )
 
@@ -130,8 +128,8 @@ def released(node: Any) -> GradientStateError:
 def overwritten(node: Any, shape: Any) -> GradientStateError:
     """A saved array was changed."""
     return GradientStateError(
-        f"backward needs an array of shape {shape} that {node!r} saved, but it was changed in place "
-        "afterwards, by an assignment or an optimizer step; change it after backward, or a copy"
+        f"backward needs an array of shape {shape} that {node!r} saved, but it was "
+        "changed in place afterwards, by an assignment or an optimizer step; change it after backward, or a copy"
     )
 
 
@@ -171,13 +169,12 @@ def check_cotangent(who: str, cotangent: Any, output: Any) -> None:
         )
     if cotangent.__class__ is not kind and not isinstance(cotangent, (int, float, np.generic)):
         raise TypeError(
-            f"{who}: the cotangent is a {type(cotangent).__name__}, but the output lives on backend "
-            f"{output.backend!r}; pass a tensor or array of that backend"
+            f"{who}: the cotangent is a {type(cotangent).__name__}, but the output lives on "
+            f"backend {output.backend!r}; pass a tensor or array of that backend"
         )
-    if getattr(cotangent, "shape", ()) != shape:
-        raise ValueError(
-            f"{who}: the cotangent has shape {getattr(cotangent, 'shape', ())}, the output has {shape}"
-        )
+    given = getattr(cotangent, "shape", ())
+    if given != shape:
+        raise ValueError(f"{who}: the cotangent has shape {given}, the output has {shape}")
 
 
 def wrong_count(who: str, outputs: int, cotangents: int) -> ValueError:

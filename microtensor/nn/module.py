@@ -7,7 +7,6 @@ paths of attributes, `encoder.weight_ih_l0`, as PyTorch writes them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -63,9 +62,10 @@ class Module:
         # Python comes here only for what is not there.
         if name.startswith("__"):
             raise AttributeError(name)
-        near = difflib.get_close_matches(name, dir(self), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
+        # With its name and object Python itself adds "Did you mean ...?" to the traceback.
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, list | tuple | dict):

@@ -67,22 +67,6 @@ def negative(xp: Any, x: Array) -> Array:
 negative.vjp("x", lambda g: -g)
 
 
-@primitive(broadcasts=True)
-def power(xp: Any, x: Array, p: Array) -> Array:
-    """x ** p; the derivative of x ** 0 is 0 everywhere, that of 0 ** p with respect to p too."""
-    return x**p
-
-
-def _power_rule(g: Any, x: Any, p: Any) -> Any:
-    if isinstance(p, (int, float)):  # most often: a plain number, which must stay a weak one
-        return g * p * x ** (p - 1) if p else g * 0
-    return g * p * x ** where(equal(p, 0), 1, p - 1)
-
-
-power.vjp("x", _power_rule)
-power.vjp("p", lambda g, x, out: g * out * log(where(equal(x, 0), 1, x)))
-
-
 @primitive
 def exp(xp: Any, x: Array) -> Array:
     """e ** x."""
@@ -108,6 +92,22 @@ def log(xp: Any, x: Array) -> Array:
 
 
 log.vjp("x", lambda g, x: g / x)
+
+
+@primitive(broadcasts=True)
+def power(xp: Any, x: Array, p: Array) -> Array:
+    """x ** p; the derivative of x ** 0 is 0 everywhere, that of 0 ** p with respect to p too."""
+    return x**p
+
+
+def _power_rule(g: Any, x: Any, p: Any) -> Any:
+    if isinstance(p, (int, float)):  # most often: a plain number, which must stay a weak one
+        return g * p * x ** (p - 1) if p else g * 0
+    return g * p * x ** where(equal(p, 0), 1, p - 1)
+
+
+power.vjp("x", _power_rule)
+power.vjp("p", lambda g, x, out: g * out * log(where(equal(x, 0), 1, x)))
 
 
 @primitive

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-
-
 from microtensor.backend import Array
 from microtensor.engine import broadcast_to, primitive
-
 from microtensor.ops.shape import expand_dims, reshape
 
 
@@ -64,7 +61,6 @@ def _linear_weight(g: Any, x: Any) -> Any:
 for _operation in (_affine, _linear):
     _operation.vjp("x", _linear_x)
     _operation.vjp("weight", _linear_weight)
-_affine.vjp("bias", lambda g: _column_sums(g))
 
 
 @primitive(residuals=("shape",))
@@ -74,6 +70,7 @@ def _column_sums(xp: Any, x: Array) -> Any:
     return xp.ones(flat.shape[0], x.dtype).dot(flat), x.shape
 
 
+_affine.vjp("bias", lambda g: _column_sums(g))
 _column_sums.vjp("x", lambda g, shape: broadcast_to(g, shape=shape))
 
 
@@ -110,7 +107,9 @@ def _einsum_rule(g: Any, operands: tuple[Any, ...], subscripts: str) -> list[Any
     contributions = []
     for i, term in enumerate(terms):
         others = [t for j, t in enumerate(terms) if j != i]
-        reachable = "".join([label for label in term if label in output or label in "".join(others)])
+        reachable = "".join(
+            [label for label in term if label in output or label in "".join(others)]
+        )
         c = _einsum(
             g,
             *[operand for j, operand in enumerate(operands) if j != i],
@@ -150,7 +149,9 @@ def einsum(subscripts: str, *operands: Any) -> Any:
         labels = sorted({c for c in inputs if c.isalpha() and inputs.count(c) == 1})
         output = ("..." if "..." in inputs else "") + "".join(labels)
     # Spell out the ellipses, aligned on the right, with axes of length 1 where one is shorter.
-    widths = [op.ndim - len(t) + 3 if "..." in t else 0 for op, t in zip(operands, terms, strict=True)]
+    widths = [
+        op.ndim - len(t) + 3 if "..." in t else 0 for op, t in zip(operands, terms, strict=True)
+    ]
     widest = max(widths, default=0)
     dots = "".join(free[:widest])
     spread = []
@@ -183,5 +184,3 @@ def einsum(subscripts: str, *operands: Any) -> Any:
 def _identity(xp: Any, x: Array, *, n: int) -> Array:
     """The identity matrix, of the backend and dtype of `x`."""
     return xp.eye(n, dtype=x.dtype)
-
-

@@ -24,21 +24,21 @@ where.vjp("b", lambda g, condition: where(condition, 0, g))
 
 
 @primitive
-def abs(xp: Any, x: Array) -> Array:
-    """The absolute value."""
-    return xp.absolute(x)
-
-
-abs.vjp("x", lambda g, x: g * sign(x))
-
-
-@primitive
 def sign(xp: Any, x: Array) -> Array:
     """-1, 0 or 1; its derivative is 0."""
     return xp.sign(x)
 
 
 sign.vjp("x", lambda g: g * 0)
+
+
+@primitive
+def abs(xp: Any, x: Array) -> Array:
+    """The absolute value."""
+    return xp.absolute(x)
+
+
+abs.vjp("x", lambda g, x: g * sign(x))
 
 
 @primitive

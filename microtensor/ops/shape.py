@@ -48,7 +48,7 @@ _transpose.vjp("x", lambda g, axes: _transpose(g, axes=_inverse(axes)))
 
 
 def transpose(x: Any, *order: Any, axes: Any = None) -> Any:
-    """Axes in another order, all of them: (x, 1, 0), (x, (1, 0)), (x, axes=(1, 0)); else reversed."""
+    """Axes in another order, all of them: (x, 1, 0), (x, (1, 0)) or axes=(1, 0); else reversed."""
     order = order or (axes,)
     order = () if order == (None,) else _ints(order)
     order = tuple([a % x.ndim for a in order]) or tuple(range(x.ndim))[::-1]
@@ -107,9 +107,6 @@ def _concatenate(xp: Any, *arrays: Array, axis: int) -> Any:
     return xp.concatenate(arrays, axis=axis), tuple([array.shape[axis] for array in arrays])
 
 
-_concatenate.vjp("arrays", lambda g, lengths, axis: _pieces(g, lengths=lengths, axis=axis))
-
-
 def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays joined along an axis they have."""
     return _concatenate(*arrays, axis=axis)
@@ -138,6 +135,7 @@ def _pieces_rule(g: tuple[Any, ...], out: tuple[Any, ...], axis: int) -> Any:
     return _concatenate(*_filled(g, [piece.shape for piece in out]), axis=axis)
 
 
+_concatenate.vjp("arrays", lambda g, lengths, axis: _pieces(g, lengths=lengths, axis=axis))
 _pieces.vjp("x", _pieces_rule)
 
 
@@ -162,9 +160,6 @@ def _stack(xp: Any, *arrays: Array, axis: int) -> Array:
     return xp.stack(arrays, axis=axis)
 
 
-_stack.vjp("arrays", lambda g, axis: unstack(g, axis=axis))
-
-
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays of one shape, put side by side along a new axis."""
     return _stack(*arrays, axis=axis)
@@ -179,6 +174,7 @@ def unstack(xp: Any, x: Array, axis: int = 0) -> tuple[Array, ...]:
     return tuple([x[(*before, i)] for i in range(x.shape[axis])])
 
 
+_stack.vjp("arrays", lambda g, axis: unstack(g, axis=axis))
 unstack.vjp("x", lambda g, out, axis: _stack(*_filled(g, [o.shape for o in out]), axis=axis))
 
 
