@@ -239,22 +239,18 @@ def rows(run: Run) -> list[Row]:
     kept = Level("had the memory been kept", float(exact_steps(FIVE_STEPS)[3].memory))
     wipe = exact_steps(FIVE_STEPS)[-1]
     table += [
-        Row(
+        _relative(
             "memory after the forget gate has closed",
             v["wiped_memory"],
-            target=float(wipe.memory),
-            source="computed",
-            tolerance=within(float(wipe.memory), 1e-12),
-            levels=(kept,),
+            float(wipe.memory),
+            (kept,),
             note="The memory was 7.",
         ),
-        Row(
+        _relative(
             "gradient that passes the closed forget gate",
             v["wiped_gradient"],
-            target=float(wipe.forget_gate),
-            source="computed",
-            tolerance=within(float(wipe.forget_gate), 1e-12),
-            levels=(Level("an open gate", 1.0),),
+            float(wipe.forget_gate),
+            (Level("an open gate", 1.0),),
             note="What is forgotten receives no blame.",
         ),
     ]
@@ -314,7 +310,9 @@ def _error(name: str, value: float) -> Row:
     )
 
 
-def _relative(name: str, value: float, target: float, levels: tuple[Level, ...]) -> Row:
+def _relative(
+    name: str, value: float, target: float, levels: tuple[Level, ...], note: str = ""
+) -> Row:
     return Row(
         name,
         value,
@@ -322,6 +320,7 @@ def _relative(name: str, value: float, target: float, levels: tuple[Level, ...])
         source="computed",
         tolerance=within(target, 1e-10 * abs(target)),
         levels=levels,
+        note=note,
     )
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from backends import device  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from models.binary_echo import BUILDS, initial_weights
 from tasks import binary_echo
 from tasks.binary_echo import BOTH, NOTHING, ONLY_3, best_cross_entropy, draw, side_by_side
 from tasks.cli import main
+from tasks.work import Hooks, Interrupted, Work
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -249,3 +251,40 @@ def test_quick_makes_no_claim_about_learning(tmp_path, capsys):
 @pytest.mark.parametrize("slip", [["--symbols", "100"], ["--batch", "0"], ["--epochs-long", "0"]])
 def test_settings_that_make_no_sense_are_refused(slip, tmp_path):
     assert main(["run", "binary_echo", *slip, "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "variant", ["steps10_units16", "steps5_units4_static_float64", "steps5_units4_by_hand_float64"]
+)
+def test_it_trains_alike_on_every_backend(device, variant):  # noqa: F811
+    settings = binary_echo.EchoSettings(symbols=2000, batch=20)
+    [host] = binary_echo.train(Work(settings, variant))
+    with device():
+        [there] = binary_echo.train(Work(settings, variant, backend=device.name))
+    assert there.values == pytest.approx(dict(host.values), rel=1e-5)
+
+
+def interrupted_and_resumed(train, settings, variant, steps, path):
+    """Train, stop after so many steps, and go on from the file in a new unit of work."""
+    left = iter(range(1, 10**9))
+    hooks = Hooks(stop=lambda: next(left) == steps)
+    with pytest.raises(Interrupted):
+        train(Work(settings, variant, checkpoint=path, hooks=hooks))
+    work = Work(settings, variant, checkpoint=path, resume=True)
+    return train(work), work.metrics
+
+
+def test_an_interruption_changes_no_bit(tmp_path):
+    # 40 windows an epoch: it stops in the middle of the second, with a state on its way.
+    settings = binary_echo.EchoSettings(symbols=8000, batch=20, epochs_long=3)
+    variant = "steps10_units16"
+    work = Work(settings, variant)
+    [whole] = binary_echo.train(work)
+    [again], metrics = interrupted_and_resumed(
+        binary_echo.train, settings, variant, 57, tmp_path / "unit.safetensors"
+    )
+    assert again.values == whole.values
+    assert metrics == work.metrics
+    np.testing.assert_array_equal(again.arrays["losses"], whole.arrays["losses"])
+    for name, value in whole.model.items():
+        np.testing.assert_array_equal(again.model[name].numpy(), value.numpy())

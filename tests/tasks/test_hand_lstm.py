@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from backends import device  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ import microtensor as mt
 from models.hand_lstm import HandLSTM
 from tasks import hand_lstm
 from tasks.cli import main
+from tasks.work import Work
 
 words = st.lists(
     st.tuples(st.integers(-9, 9), st.integers(-1, 1), st.integers(0, 1)), min_size=1, max_size=12
@@ -87,8 +89,11 @@ def test_the_cell_does_what_its_commands_say(xs):
 @given(words)
 def test_every_gate_memory_and_output_is_exact(xs):
     for ours, exact in zip(run(xs), hand_lstm.exact_steps(xs), strict=True):
-        for value, true in zip(ours[1:], exact, strict=True):
-            assert value.item() == pytest.approx(float(true), rel=1e-12, abs=1e-300)
+        for value, true in zip(ours[1:4], exact[:3], strict=True):
+            assert value.item() == pytest.approx(float(true), rel=1e-12, abs=0.0)
+        # The memory is a sum whose terms may cancel: what is left is exact against the terms.
+        for value, true in zip(ours[4:], exact[3:], strict=True):
+            assert value.item() == pytest.approx(float(true), rel=1e-12, abs=1e-13)
 
 
 @given(words)
@@ -158,3 +163,11 @@ def test_a_cut_in_the_recurrence_fails(tmp_path, capsys, monkeypatch):
 
 def test_refuses_a_recurrence_without_a_step(tmp_path):
     assert main(["run", "hand_lstm", "--steps", "1", "--out", str(tmp_path)]) == 2
+
+
+def test_it_says_the_same_on_every_backend(device):  # noqa: F811
+    settings = hand_lstm.HandSettings(steps=20)
+    [host] = hand_lstm.train(Work(settings))
+    with device():
+        [there] = hand_lstm.train(Work(settings, backend=device.name))
+    assert there.values == pytest.approx(dict(host.values), rel=1e-12)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from backends import device  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from models.memory import KerasAdam, MemorylessMLP, MemoryLSTM, hard_sigmoid, ke
 from tasks import memory
 from tasks.cli import main
 from tasks.memory import FLOOR, SEQUENCES, encode, memoryless_floor, pairs
-from tasks.work import Work
+from tasks.work import Hooks, Interrupted, Work
 
 sequences = st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=7), min_size=1, max_size=4)
 SMALL = ["--trials", "6", "--epochs", "250", "--epochs-bptt", "700"]
@@ -269,3 +270,36 @@ def test_quick_draws_its_figures_and_makes_no_claim(tmp_path, capsys):
 @pytest.mark.parametrize("slip", [["--window", "5"], ["--window", "0"], ["--epochs", "0"]])
 def test_settings_that_make_no_sense_are_refused(slip, tmp_path):
     assert main(["run", "memory", *slip, "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("variant", memory.VARIANTS)
+def test_it_trains_alike_on_every_backend(device, variant):  # noqa: F811
+    settings = memory.MemorySettings(epochs=3, epochs_bptt=3)
+    [host] = memory.train(Work(settings, variant))
+    with device():
+        [there] = memory.train(Work(settings, variant, backend=device.name))
+    assert there.values == pytest.approx(dict(host.values), rel=1e-5)
+
+
+def interrupted_and_resumed(train, settings, variant, steps, path):
+    """Train, stop after so many steps, and go on from the file in a new unit of work."""
+    left = iter(range(1, 10**9))
+    hooks = Hooks(stop=lambda: next(left) == steps)
+    with pytest.raises(Interrupted):
+        train(Work(settings, variant, checkpoint=path, hooks=hooks))
+    work = Work(settings, variant, checkpoint=path, resume=True)
+    return train(work), work.metrics
+
+
+@pytest.mark.parametrize("steps", [3, 9])  # before and after the count in the middle is taken
+def test_an_interruption_changes_no_bit(tmp_path, steps):
+    settings = memory.MemorySettings(epochs=5, epochs_bptt=14)
+    work = Work(settings, "bptt")
+    [whole] = memory.train(work)
+    [again], metrics = interrupted_and_resumed(
+        memory.train, settings, "bptt", steps, tmp_path / "unit.safetensors"
+    )
+    assert again.values == whole.values
+    assert metrics == work.metrics
+    for name, value in whole.model.items():
+        np.testing.assert_array_equal(again.model[name].numpy(), value.numpy())
