@@ -235,5 +235,10 @@ if __name__ == "__main__":
         text = (LIBRARY / file).read_text(encoding="utf-8")
         print(f"{code_lines(text):6} of {len(text.splitlines()):6} lines are code   {file}")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    counted = ROW.sub(lambda row: f"{row[1]}{total_lines(ROOT / row['path'])}", readme)
+
+    def recount(row: re.Match[str]) -> str:
+        path = ROOT / row["path"]
+        return f"{row[1]}{total_lines(path)}" if path.exists() else row[0]
+
+    counted = ROW.sub(recount, readme)
     (ROOT / "README.md").write_text(counted, encoding="utf-8")
