@@ -466,7 +466,7 @@ TASK = Task(
     look_for=(
         "nine_steps.png: the memory changes only where x2 is not 0, is heard only where x3 = 1. "
         "gradient_flow.png: on the logarithmic scale a constant factor is a straight line; only "
-        "the cell's stays at the top."
+        "the cell's is level."
     ),
     settings=HandSettings,
     presets={"quick": HandSettings(), "document": HandSettings()},

@@ -428,7 +428,7 @@ TASK = Task(
         "that needs memory, which a multi-layer perceptron cannot learn.\n\n"
         "The task does need memory, but that run does not show any. Batches of one step cut the "
         "gradient after every step, so nothing teaches the network to remember. Over many seeds "
-        "half of the runs get the last symbols right, as coins would, and the loss, 0.0925 in the "
+        "about half get the last symbols right, as coins would, and the loss, 0.0925 in the "
         "document, stays above the 0.0693 that is best without memory. With the gradient through "
         "all four steps and the same 2000 updates the loss falls far below.\n\n"
         "A correction: the 100 and 1000 seconds at the document's end are hundreds and thousands "
