@@ -129,7 +129,8 @@ def overwritten(node: Any, shape: Any) -> GradientStateError:
     """A saved array was changed."""
     return GradientStateError(
         f"backward needs an array of shape {shape} that {node!r} saved, but it was "
-        "changed in place afterwards, by an assignment or an optimizer step; change it after backward, or a copy"
+        "changed in place afterwards, by an assignment or an optimizer step; change it after "
+        "backward, or change a copy"
     )
 
 

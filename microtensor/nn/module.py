@@ -62,9 +62,15 @@ class Module:
         # Python comes here only for what is not there.
         if name.startswith("__"):
             raise AttributeError(name)
-        # With its name and object Python itself adds "Did you mean ...?" to the traceback.
+        # Two letters exchanged, or another ending: what a slip of the fingers makes of a name.
+        near = [
+            known
+            for known in vars(self)
+            if sorted(known) == sorted(name) or known[:3] == name[:3] or known[-4:] == name[-4:]
+        ]
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise AttributeError(
-            f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self
+            f"{type(self).__name__} has no attribute {name!r}{hint}", name=name, obj=self
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
