@@ -100,14 +100,19 @@ def power(xp: Any, x: Array, p: Array) -> Array:
     return x**p
 
 
-def _power_rule(g: Any, x: Any, p: Any) -> Any:
-    if isinstance(p, (int, float)):  # most often: a plain number, which must stay a weak one
-        return g * p * x ** (p - 1) if p else g * 0
-    return g * p * x ** where(equal(p, 0), 1, p - 1)
+def _base_rule(g: Any, x: Any, p: Any) -> Any:
+    # Most often p is a plain number, which must stay a weak one.
+    less = where(equal(p, 0), 1, p - 1) if hasattr(p, "shape") else p and p - 1
+    return g * p * x**less
 
 
-power.vjp("x", _power_rule)
-power.vjp("p", lambda g, x, out: g * out * log(where(equal(x, 0), 1, x)))
+def _exponent_rule(g: Any, x: Any, out: Any) -> Any:
+    logarithm = log(where(equal(x, 0), 1, x))  # of a plain number NumPy's, whatever g's backend
+    return g * out * (logarithm if hasattr(x, "shape") else float(logarithm))
+
+
+power.vjp("x", _base_rule)
+power.vjp("p", _exponent_rule)
 
 
 @primitive
