@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from microtensor import backend, guards
-from microtensor.backend import namespaces
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
 
@@ -114,10 +113,10 @@ def signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, 
 
 
 def _picker(positions: Sequence[int]) -> Callable[[Any], Any]:
-    if len(positions) == 1:
-        only = positions[0]
-        return lambda values: (values[only],)
-    return itemgetter(*positions) if positions else lambda values: ()
+    """What takes the values at some positions out of a sequence, as a sequence, at C's speed."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0, 0))
 
 
 class Declaration:
@@ -237,12 +236,6 @@ class Declaration:
             argument if weak and not isinstance(argument, np.generic) else np.asarray(argument)
             for argument in arguments
         ]
-
-    def arrays(self, out: Any, xp: Any) -> Any:
-        """A result that is not an array yet: several of them, or one of NumPy's scalars."""
-        if out.__class__ in (tuple, list):
-            return tuple([xp.asarray(part) for part in out])
-        return out if out.__class__ in namespaces else xp.asarray(out)
 
     def plan(self, needs: int, count: int) -> Plan:
         """Work out what to save and which rules to run; done once for each choice of `needs`."""

@@ -184,7 +184,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
         if has_residuals:
             out, *residuals = out
         if out.__class__ is not kind:
-            out = declaration.arrays(out, xp)
+            out = _arrays(out, xp)
         mode = _mode()
         if mode.anomaly and tensors:
             guards.check_forward(declaration.name, values, out, guards.users_frame(_frame(1)))
@@ -229,7 +229,7 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
         if has_residuals:
             out, *residuals = out
         if out.__class__ is not kind:
-            out = declaration.arrays(out, xp)
+            out = _arrays(out, xp)
         if not tensor:
             return out
         if not x._requires_grad:
@@ -265,19 +265,27 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             and (_mode() is _PLAIN or (x is a and y is b))
         ):
             out = forward(xp, x, y)
-            if out.__class__ is kind:
-                if not needs:
-                    return out if x is a and y is b else wrap(out)
-                plan = plans[needs]
-                if needs == 3:
-                    parents = (a.place or a, b.place or b)
-                else:
-                    parents = (a.place or a,) if needs == 1 else (b.place or b,)
-                saved = plan.keep((x, y, out)) if plan.kept else ()
-                return _record(plan, parents, saved, out, _frame(1))
+            if out.__class__ is not kind:
+                out = _arrays(out, xp)
+            if not needs:
+                return out if x is a and y is b else _constants(out)
+            plan = plans[needs]
+            if needs == 3:
+                parents = (a.place or a, b.place or b)
+            else:
+                parents = (a.place or a,) if needs == 1 else (b.place or b,)
+            saved = plan.keep((x, y, out)) if plan.kept else ()
+            return _record(plan, parents, saved, out, _frame(1))
         return general(a, b)
 
     return operation
+
+
+def _arrays(out: Any, xp: Any) -> Any:
+    """A result that is no array yet: several of them, or one of the scalars NumPy makes of 0-d."""
+    if out.__class__ in (tuple, list):
+        return tuple([xp.asarray(part) for part in out])
+    return out if out.__class__ in namespaces else xp.asarray(out)
 
 
 def _constants(out: Any) -> Any:
@@ -481,6 +489,8 @@ def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
         c = np.asarray(c)
     if create and c.__class__ in namespaces:
         c = wrap(c)  # the rule came to a constant
+    if c.__class__ is kind and c.shape == shape and c.dtype == dtype:
+        return c
     if c.__class__ is IndexedCotangent:
         guards.check_contribution(node, argument, _bare(c.values), kind, None, dtype)
         return c
@@ -556,14 +566,14 @@ def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
 # ---------------------------------------------------------------------------------------------
 # The two ways in: `backward` fills the leaves' .grad, `grad` returns what was asked for
 
-_retaining: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # place -> a result to be filled
+retaining: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # place -> a result to be filled
 
 
 def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
     """See `Tensor.backward`."""
-    wanted = set(_retaining) if _retaining else set()
+    wanted = set(retaining) if retaining else set()
     arrivals = _start("backward", [output], [gradient], retain_graph, create_graph, wanted, None)
-    arrivals.first.update({_retaining[place]: c for place, c in arrivals.captured.items()})
+    arrivals.first.update({retaining[place]: c for place, c in arrivals.captured.items()})
     for arrived in (arrivals.first, arrivals.sums):
         for tensor, c in arrived.items():
             if c.__class__ is list:
@@ -583,11 +593,6 @@ def _references() -> int:
 
 
 _ALONE = _references()
-
-
-def retain(tensor: Any) -> None:
-    """Let backward set the `.grad` of a result too."""
-    _retaining[tensor.place] = tensor
 
 
 def grad(
@@ -647,13 +652,7 @@ def grad(
 
 
 def _start(
-    who: str,
-    outputs: list[Any],
-    cotangents: list[Any],
-    keep: bool | None,
-    create: bool,
-    wanted: set[Any],
-    useful: set[Any] | None,
+    who: str, outputs: Any, cotangents: Any, keep: Any, create: bool, wanted: Any, useful: Any
 ) -> _Arrivals:
     """Let the cotangents arrive at the outputs, and walk."""
     if len(cotangents) != len(outputs):

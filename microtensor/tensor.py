@@ -116,7 +116,7 @@ class Tensor(NumPyProtocols):
     def retain_grad(self) -> None:
         """Let backward set `.grad` although this is a result, not a leaf."""
         if self.place is not None:
-            engine.retain(self)
+            engine.retaining[self.place] = self
 
     # -- arithmetic: Python's operators are the operations themselves
 

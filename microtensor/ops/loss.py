@@ -252,9 +252,11 @@ def _check_labels(
             f"cross_entropy: logits of shape {shape} with classes along axis {axis} need labels of "
             f"shape {expected}, got {labels.shape}"
         )
-    in_range = labels.size == 0 or (labels.min() >= 0 and labels.max() < classes)
-    if in_range and not 0 <= ignore_index < classes:
-        return None
+    if not 0 <= ignore_index < classes:
+        # Seen as unsigned, a negative label is a huge one: one look at the largest is enough.
+        unsigned = labels.view(np.dtype(f"u{labels.dtype.itemsize}"))
+        if labels.size == 0 or unsigned.max() < classes:
+            return None
     ignored = labels == ignore_index
     wrong = (labels < 0) | (labels >= classes)
     wrong &= ~ignored

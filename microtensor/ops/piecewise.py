@@ -45,7 +45,7 @@ abs.vjp("x", lambda g, x: g * sign(x))
 def relu(xp: Any, x: Array) -> Array:
     """max(x, 0)."""
     # NumPy compares with an array several times faster than with a number.
-    return xp.maximum(x, xp.zeros_like(x))
+    return xp.maximum(x, xp.zeros(x.shape, x.dtype))
 
 
 relu.vjp("x", lambda g, out: g * greater(out, 0))
