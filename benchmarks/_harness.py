@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300.0  # seconds a process may take
+DISTURBED = 0.95  # a process that had less than this share of its core is repeated
+ATTEMPTS = 3
 SLOW = 20.0  # a contender whose process took longer is not asked again for that workload
 
 # With these set, OpenBLAS uses kernels that were not made for the processor.
@@ -130,14 +132,25 @@ def _process(arguments: list[str]) -> str:
 def run(workload: str, contender: str, seconds: float) -> dict[str, Any]:
     """One measuring process: what _process.py's `main` returns.
 
+    One that had to share its core is repeated, and of all attempts the least disturbed is kept:
+    they are chosen by that share, never by how fast they were.
+
     Raises
     ------
     Failure
         If it raised, was killed, or took too long.
     """
-    line = _process(["-m", "benchmarks._process", workload, contender, str(seconds)])
-    result: dict[str, Any] = json.loads(line)
-    return result
+    best: dict[str, Any] = {}
+    for _ in range(ATTEMPTS):
+        begin = time.perf_counter()
+        arguments = ["-m", "benchmarks._process", workload, contender, str(seconds)]
+        result: dict[str, Any] = json.loads(_process(arguments))
+        took = time.perf_counter() - begin
+        if not best or result.get("share", 1.0) > best["share"]:
+            best = {"share": 1.0, "took": took, **result}
+        if best["share"] >= DISTURBED or took > SLOW:
+            break
+    return best
 
 
 def run_import(contender: str, starts: int) -> dict[str, Any]:
@@ -152,9 +165,13 @@ def run_import(contender: str, starts: int) -> dict[str, Any]:
 
 
 class Results(NamedTuple):
-    """Everything measured on one workload: (contender, phase) -> round -> seconds; and remarks."""
+    """Everything measured on one workload: (contender, phase) -> round -> seconds; and remarks.
+
+    `shares` has, for each process, which part of its core's time it was given.
+    """
 
     values: dict[tuple[str, str], dict[int, float]]
+    shares: list[float]
     memory: dict[str, dict[int, float]]
     failures: dict[str, str]
     facts: dict[str, Any]
@@ -171,7 +188,7 @@ def compare(
 
     The numbers that the first one comes to are what all must come to.
     """
-    results = Results({}, {}, {}, {})
+    results = Results({}, [], {}, {}, {})
     reference: tuple[str, list[float]] | None = None
     finished: set[str] = set()
     for r in range(rounds):
@@ -180,7 +197,6 @@ def compare(
         for contender in contenders[first:] + contenders[:first]:
             if contender in finished:
                 continue
-            begin = time.perf_counter()
             try:
                 result = measure(contender)
             except Failure as fault:
@@ -202,7 +218,9 @@ def compare(
             if result.get("memory") is not None:
                 results.memory.setdefault(contender, {})[r] = result["memory"]
             results.facts.update({k: result[k] for k in ("core_type", "pinned") if k in result})
-            if time.perf_counter() - begin > SLOW:
+            if "share" in result:
+                results.shares.append(result["share"])
+            if result.get("took", 0.0) > SLOW:
                 finished.add(contender)
             total = result["seconds"].get("total", result["seconds"].get("time"))
             note(f"round {r + 1}, {contender}: {total:.3g} s, {result['samples']} samples")

@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 SHORTEST = 5e-4  # a sample is at least so long, so that the clock's own cost is nothing beside it
@@ -128,6 +128,7 @@ def main(workload_name: str, contender: str, seconds: float) -> dict[str, Any]:
         return {"skipped": True}
 
     before = peak_memory()
+    wall, busy = perf_counter(), process_time()
     numbers: list[float] = []
     first: list[dict[str, float]] = []
     for _ in range(workload.checked):
@@ -141,6 +142,7 @@ def main(workload_name: str, contender: str, seconds: float) -> dict[str, Any]:
         warm = rehearsal is not None
         samples = measure(task.phases, seconds, workload.samples, warm)
     return {
+        "share": (process_time() - busy) / (perf_counter() - wall),
         "seconds": {name: statistics.median(s[name] for s in samples) for name in samples[0]},
         "samples": len(samples),
         "numbers": numbers,

@@ -167,6 +167,8 @@ def facts_of(
     inside: dict[str, object] = {}
     for results in all_results.values():
         inside.update(results.facts)
+    shares = [share for results in all_results.values() for share in results.shares]
+    disturbed = sum(share < _harness.DISTURBED for share in shares)
     pinned = "bound to one core" if inside.get("pinned", False) else "not bound to a core"
     return [
         f"{_harness.processor()}, {os.cpu_count()} cores, {platform.system()}; "
@@ -175,7 +177,9 @@ def facts_of(
         f"OpenBLAS kernels of NumPy: {inside.get('core_type', 'unknown')}",
         f"one thread, {pinned}; {rounds} {'round' if rounds == 1 else 'rounds'}, a fresh process "
         "for each workload and contender in each round, in turns; float32",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, load average at the start {load}",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, load average at the start {load}; "
+        f"{disturbed} of {len(shares)} processes had less than {_harness.DISTURBED:.0%} of their "
+        "core, in the best of three attempts",
     ]
 
 

@@ -177,6 +177,25 @@ def test_a_process_that_raises_is_a_failure_in_one_line(capsys):
 
 
 @pytest.mark.parametrize(
+    ("shares", "attempts", "kept"),
+    [([0.99], 1, 0.99), ([0.5, 0.97], 2, 0.97), ([0.5, 0.9, 0.7], 3, 0.9)],
+)
+def test_a_disturbed_process_is_repeated_and_chosen_by_its_share(
+    shares, attempts, kept, monkeypatch
+):
+    given = iter(shares)
+    asked = []
+
+    def process(arguments):
+        asked.append(arguments)
+        return f'{{"share": {next(given)}}}'
+
+    monkeypatch.setattr(_harness, "_process", process)
+    assert _harness.run("W7", "torch", 1.0)["share"] == kept
+    assert len(asked) == attempts
+
+
+@pytest.mark.parametrize(
     ("found", "said"),
     [
         (Spread(0.4, 0.3, 0.5, 3), "reached"),
@@ -197,8 +216,8 @@ def test_goals_speak_of_the_median_ratio_and_of_milliseconds():
     }
     imports = {("microtensor", "time"): {0: 0.018}, ("microtensor", "memory"): {0: 4.5}}
     results = {
-        "W7": _harness.Results(values, {}, {}, {}),
-        "W11": _harness.Results(imports, {}, {}, {}),
+        "W7": _harness.Results(values, [], {}, {}, {}),
+        "W11": _harness.Results(imports, [], {}, {}, {}),
     }
     found = {(g.workload, g.phase): overhead.quantity(g, results) for g in workloads.GOALS}
     assert found["W7", "total"] == Spread(0.5, 0.25, 0.75, 3)
