@@ -26,8 +26,9 @@ DISTURBED = 0.95  # a process that had less than this share of its core is repea
 ATTEMPTS = 3
 SLOW = 20.0  # a contender whose process took longer is not asked again for that workload
 
-# With these set, OpenBLAS uses kernels that were not made for the processor.
-UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE")
+# With the first two set, OpenBLAS uses kernels that were not made for the processor; with the last,
+# Python compiles all of a library anew at every import.
+UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
