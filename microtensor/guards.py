@@ -6,6 +6,7 @@ and what to do. Nothing in this file is entered while all goes well.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,8 @@ def all_finite(value: Any) -> bool:
     """Whether no float in an array, a tuple of arrays or a number is NaN or infinite."""
     if isinstance(value, tuple):
         return all(all_finite(part) for part in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
     xp = backend.namespaces.get(value.__class__)
     return xp is None or value.dtype.kind != "f" or bool(xp.isfinite(value).all())
 
