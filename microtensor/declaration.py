@@ -108,7 +108,17 @@ class Node:
 class Plan:
     """How to record and walk one operation, for one choice of arguments that need a gradient."""
 
-    __slots__ = ("arity", "declaration", "joint", "keep", "kept", "needed", "options", "rules")
+    __slots__ = (
+        "arity",
+        "declaration",
+        "default_values",
+        "joint",
+        "keep",
+        "kept",
+        "needed",
+        "options",
+        "rules",
+    )
 
     def __init__(
         self,
@@ -126,10 +136,16 @@ class Plan:
         self.kept = tuple(kept)  # what is saved, of [*arguments, out, *residuals, *options]
         self.keep = picker(kept)
         self.options = tuple(options)  # the options among it
+        self.default_values = self.option_values({})
         # For each argument in need: the rule, how many saved values it takes, the first of them,
         # what picks them all, and the argument's name.
         self.rules = tuple(rules)
         self.joint = joint  # or one rule for all of them: (rule, needs, pick)
+
+    def option_values(self, given: dict[str, Any]) -> tuple[Any, ...]:
+        """The values of the options that are saved."""
+        defaults = self.declaration.defaults
+        return tuple([given.get(name, defaults[name]) for name in self.options])
 
 
 class Declaration:

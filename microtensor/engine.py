@@ -199,9 +199,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
         if plan.kept:
             values.append(out)
             values.extend(residuals)
-            if plan.options:
-                defaults = declaration.defaults
-                values.extend([options.get(name, defaults[name]) for name in plan.options])
+            values.extend(plan.option_values(options) if options else plan.default_values)
         frame = guards.users_frame(_frame(1)) if mode.anomaly else _frame(1)
         return _record(plan, parents, plan.keep(values), out, frame)
 
@@ -214,7 +212,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
 
 def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
     forward, plans, find = declaration.forward, declaration.plans, namespaces.get
-    has_residuals, defaults = bool(declaration.residuals), declaration.defaults
+    has_residuals = bool(declaration.residuals)
 
     def operation(x: Any, *rest: Any, **options: Any) -> Any:
         tensor = isinstance(x, Tensor)
@@ -223,7 +221,7 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
         xp = np if kind is np.ndarray else find(kind)
         if rest or xp is None or (tensor and _mode() is not _PLAIN):
             return general(x, *rest, **options)
-        out = forward(xp, value, **options)
+        out = forward(xp, value, **options) if options else forward(xp, value)
         residuals = ()
         if has_residuals:
             out, *residuals = out
@@ -234,10 +232,9 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
         if not x._requires_grad:
             return _constants(out)
         plan = plans[1]
-        values = (value, out, *residuals)
-        if plan.options:
-            values += tuple([options.get(name, defaults[name]) for name in plan.options])
-        return _record(plan, (x.place or x,), plan.keep(values), out, _frame(1))
+        rest = plan.option_values(options) if options else plan.default_values
+        saved = plan.keep((value, out, *residuals, *rest))
+        return _record(plan, (x.place or x,), saved, out, _frame(1))
 
     return operation
 
@@ -352,6 +349,10 @@ astype.vjp("x", lambda g, before: astype(g, dtype=before))
 # Walking backward
 
 
+def _settled(total: Any, shape: Any) -> Any:
+    return indexed.combine(total, shape) if total.__class__ is list else total
+
+
 class _Arrivals:
     """What has arrived at each place: the state of one backward pass, and at its end the result."""
 
@@ -392,7 +393,7 @@ class _Arrivals:
         total = self.first.pop(place, None)
         if total is None:
             return self.sums.pop(place, None)
-        return indexed.combine(total, shape) if total.__class__ is list else total
+        return _settled(total, shape)
 
 
 def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | None) -> None:
@@ -484,8 +485,7 @@ def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     shape = owner.shape[place[1]] if several else owner.shape
     dtype = owner.dtype[place[1]] if several else owner.dtype
     kind = owner.data.__class__ if isinstance(owner, Tensor) else owner.kind
-    if isinstance(c, np.generic):
-        c = np.asarray(c)
+    c = np.asarray(c) if isinstance(c, np.generic) else c
     if create and c.__class__ in namespaces:
         c = wrap(c)  # the rule came to a constant
     if c.__class__ is kind and c.shape == shape and c.dtype == dtype:
@@ -525,8 +525,8 @@ def _revive(node: Any) -> list[Any]:
 
 @primitive
 def _here(xp: Any, x: Array) -> Array:
-    """The same array at a place of its own."""
-    return x
+    """The same numbers at a place, and in memory, of their own."""
+    return x.copy()
 
 
 _here.vjp("x", lambda g: g)
@@ -569,16 +569,26 @@ def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
 retaining: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # place -> a result to be filled
 
 
-def backward(output: Any, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
-    """See `Tensor.backward`."""
+def backward(
+    output: Any, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
+    """Add the derivative of this tensor to the `.grad` of every leaf it was computed from.
+
+    `gradient` is the cotangent, of this tensor's shape; for a tensor of one element it is 1. The
+    graph is released on the way unless `retain_graph`, which defaults to `create_graph`; with
+    `create_graph` the gradients are recorded, and can be differentiated themselves.
+
+    Raises
+    ------
+    GradientStateError, ValueError, TypeError
+        As `mt.grad`. No `.grad` has changed then.
+    """
     wanted = set(retaining) if retaining else set()
     arrivals = _start("backward", [output], [gradient], retain_graph, create_graph, wanted, None)
     arrivals.first.update({retaining[place]: c for place, c in arrivals.captured.items()})
     for arrived in (arrivals.first, arrivals.sums):
         for tensor, c in arrived.items():
-            if c.__class__ is list:
-                c = indexed.combine(c, tensor.shape)
-            elif not create_graph:
+            if not create_graph:
                 # An array that anything else refers to, or a view, is not to be handed out.
                 c = wrap(c.copy() if getrefcount(c) > _ALONE or c.base is not None else c)
             # Never added in place: a gradient that was handed out stays as it was.
@@ -681,6 +691,10 @@ def _start(
     if create:
         with modes.enable_grad():
             _walk(arrivals, keep, wanted, useful)
+            # Rules may have handed on what belongs to others: gradients get memory of their own.
+            for found in (arrivals.first, arrivals.captured):
+                for place in found:
+                    found[place] = _here(_settled(found[place], _node_of(place).shape))
     else:
         _walk(arrivals, keep, wanted, useful)
     return arrivals

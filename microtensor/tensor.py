@@ -93,21 +93,7 @@ class Tensor(NumPyProtocols):
 
     # -- derivatives
 
-    def backward(
-        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
-        """Add the derivative of this tensor to the `.grad` of every leaf it was computed from.
-
-        `gradient` is the cotangent, of this tensor's shape; for a tensor of one element it is 1.
-        The graph is released on the way unless `retain_graph`, which defaults to `create_graph`;
-        with `create_graph` the gradients are recorded, and can be differentiated themselves.
-
-        Raises
-        ------
-        GradientStateError, ValueError, TypeError
-            As `mt.grad`. No `.grad` has changed then.
-        """
-        engine.backward(self, gradient, retain_graph, create_graph)
+    backward = engine.backward
 
     def detach(self) -> Tensor:
         """The same memory without history: no derivative passes."""
