@@ -169,7 +169,7 @@ class Tensor(NumPyProtocols):
         return int(self.data)
 
     def __index__(self) -> int:
-        return self.item().__index__()  # type: ignore[no-any-return]
+        return np.asarray(self.item()).__index__()
 
     def item(self) -> Any:
         """The one number it holds, as a Python number."""
