@@ -1,5 +1,8 @@
 """microtensor: reverse-mode automatic differentiation from scratch, on NumPy and CuPy."""
 
+import importlib
+from typing import Any
+
 from microtensor import nn, ops, optim, recurrence
 from microtensor.backend import (
     Generator,
@@ -24,7 +27,7 @@ from microtensor.creation import (
 from microtensor.engine import grad, primitive
 from microtensor.explain import explain
 from microtensor.guards import AnomalyError, GradientStateError
-from microtensor.io import load, save
+from microtensor.io import LoadError, load, save
 from microtensor.modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from microtensor.ops import *  # noqa: F403  (named in ops.__all__)
 from microtensor.summary import summary
@@ -36,6 +39,7 @@ __all__ = [
     "AnomalyError",
     "Generator",
     "GradientStateError",
+    "LoadError",
     "Tensor",
     "arange",
     "backend_available",
@@ -67,3 +71,10 @@ __all__ = [
     "zeros_like",
     *ops.__all__,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `mt.testing` when it is first used: most programs never do."""
+    if name == "testing":
+        return importlib.import_module("microtensor.testing")
+    raise AttributeError(f"module 'microtensor' has no attribute {name!r}")

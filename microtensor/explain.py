@@ -62,14 +62,21 @@ def explain(
 
 
 def _names(variables: Mapping[str, Any]) -> dict[Any, str]:
-    """What the caller calls each place."""
+    """What the caller calls each place: a variable, its element `states[2]`, a parameter."""
     known: dict[Any, str] = {}
     for name, value in variables.items():
-        if isinstance(value, Tensor):
-            known[engine.place_of(value)] = name
+        found: list[tuple[str, Any]] = [(name, value)]
+        if isinstance(value, (list, tuple)):
+            found = [(f"{name}[{i}]", element) for i, element in enumerate(value)]
+        elif isinstance(value, dict):
+            found = [(f"{name}[{key!r}]", element) for key, element in value.items()]
         elif callable(getattr(value, "named_parameters", None)) and not isinstance(value, type):
-            for parameter, tensor in value.named_parameters():
-                known.setdefault(tensor, f"{name}.{parameter}")
+            found = [(f"{name}.{path}", tensor) for path, tensor in value.named_parameters()]
+        for label, tensor in found:
+            if isinstance(tensor, Tensor):
+                place = engine.place_of(tensor)
+                if place not in known or label == name:  # a variable of its own says it best
+                    known[place] = label
     return known
 
 
@@ -107,7 +114,10 @@ class _Printer:
     def contribution(
         self, node: Node, argument: str, place: Any, raw: Any, c: Any, total: Any
     ) -> None:
-        self.write(f"     {argument} = {self.name(place)}, by {rule_text(node, argument)}:")
+        rule = rule_text(node, argument)
+        self.write(
+            f"     {argument} = {self.name(place)}, by {rule}{_rule_values(node, argument)}:"
+        )
         values = c.values if isinstance(c, IndexedCotangent) else c
         text = show(values)
         if isinstance(c, IndexedCotangent):
@@ -150,6 +160,22 @@ def rule_text(node: Node, argument: str) -> str:
         return "a rule"
     lambdas = [part for part in ast.walk(tree) if isinstance(part, ast.Lambda)]
     return f"`{ast.unparse(lambdas[0].body)}`" if lambdas else "a rule"
+
+
+def _rule_values(node: Node, argument: str) -> str:
+    """The saved arrays that a rule names, where they are small: " with b = 3"."""
+    plan = node.plan
+    for _, n, first, pick, name in plan.rules:
+        if name == argument and n:
+            values = pick(node.saved) if n > 1 else (node.saved[first],)
+            _, names = plan.declaration.rules[argument]
+            shown = [
+                f"{name} = {show(value)}"
+                for name, value in zip(names, values, strict=True)
+                if backend.of(value) is not None and value.size <= _FEW
+            ]
+            return f" with {', '.join(shown)}" if shown else ""
+    return ""
 
 
 def _index_text(index: Any) -> str:

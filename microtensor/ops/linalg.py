@@ -40,21 +40,30 @@ matmul.vjp("b", _matmul_b)
 
 @primitive(broadcasts=True)
 def _affine(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
-    out = x.reshape(-1, x.shape[-1]).dot(weight.T)
+    if x.ndim == 2:
+        out = x.dot(weight.T)
+    else:
+        out = x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
     out += bias
-    return out.reshape(*x.shape[:-1], weight.shape[0])
+    return out
 
 
 @primitive(broadcasts=True)
 def _linear(xp: Any, x: Array, weight: Array) -> Array:
+    if x.ndim == 2:
+        return x.dot(weight.T)
     return x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _linear_x(g: Any, weight: Any) -> Any:
+    if g.ndim == 2:
+        return g @ weight
     return (g.reshape(-1, g.shape[-1]) @ weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 def _linear_weight(g: Any, x: Any) -> Any:
+    if g.ndim == 2:
+        return g.T @ x
     return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
 
@@ -66,8 +75,10 @@ for _operation in (_affine, _linear):
 @primitive(residuals=("shape",))
 def _column_sums(xp: Any, x: Array) -> Any:
     """The sum over all axes but the last: as a product with ones, several times faster."""
-    flat = x.reshape(-1, x.shape[-1])
-    return xp.ones(flat.shape[0], x.dtype).dot(flat), x.shape
+    flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    ones = xp.empty(flat.shape[0], x.dtype)
+    ones.fill(1)
+    return ones.dot(flat), x.shape
 
 
 _affine.vjp("bias", lambda g: _column_sums(g))

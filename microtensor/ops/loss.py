@@ -135,7 +135,7 @@ def _cross_entropy(
     probabilities = xp.exp(centred)
     total = xp.add.reduce(probabilities, 0)
     probabilities /= total
-    losses = (xp.log(total) - centred.reshape(-1)[chosen]) * weights
+    losses = (xp.log(total) - centred.reshape(-1).take(chosen)) * weights
     out = losses.reshape(x.shape[1:]) if reduction == "none" else xp.add.reduce(losses)
     return out, probabilities, logits.shape
 
