@@ -1,0 +1,103 @@
+"""Fifty steps of every optimizer, with all its options, against PyTorch's."""
+
+import numpy as np
+import pytest
+from parity.against_torch import close, generator, torch
+
+import microtensor as mt
+from microtensor import nn, optim
+
+pytestmark = pytest.mark.parity
+
+RUNS = [
+    ("SGD", {"lr": 0.05}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
+    ("SGD", {"lr": 0.001, "maximize": True, "momentum": 0.5}),
+    ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.02, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-7}),
+    ("Adagrad", {"lr": 0.01, "maximize": True}),
+    ("RMSprop", {"lr": 0.01}),
+    ("RMSprop", {"lr": 0.01, "alpha": 0.9, "eps": 1e-6, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.7}),
+    ("RMSprop", {"lr": 0.01, "centered": True}),
+    ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.7, "maximize": True}),
+    ("Adam", {"lr": 0.02}),
+    ("Adam", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.02, "amsgrad": True}),
+    ("Adam", {"lr": 0.02, "amsgrad": True, "weight_decay": 0.05, "maximize": True}),
+]
+
+
+def problem():
+    """A least-squares fit of a small network; one parameter has no gradient every other step."""
+    rng = generator(5)
+    shapes = ((6, 4), (6,), (1, 6), (1,))
+    return [rng.normal(size=s) for s in shapes], rng.normal(size=(50, 8, 4))
+
+
+def run(name, options, groups=False, maximum=None):
+    start, batches = problem()
+    ours = [mt.tensor(a, requires_grad=True) for a in start]
+    theirs = [torch.tensor(a, requires_grad=True) for a in start]
+    parameters = (ours, theirs)
+    if groups:
+        parameters = [
+            [{"params": ps[:2], "lr": 0.003}, {"params": ps[2:], "weight_decay": 0.2}]
+            for ps in parameters
+        ]
+    mine = getattr(optim, name)(parameters[0], **options)
+    torchs = getattr(torch.optim, name)(parameters[1], **options)
+    for i, batch in enumerate(batches):
+        target = np.sin(batch.sum(axis=1, keepdims=True))
+        for library, ps, optimizer in ((mt, ours, mine), (torch, theirs, torchs)):
+            optimizer.zero_grad()
+            w1, b1, w2, b2 = ps
+            hidden = library.tanh(library.tensor(batch) @ w1.T + b1)
+            out = hidden @ w2.T + (b2 if i % 2 == 0 else 0.0)
+            ((out - library.tensor(target)) ** 2).mean().backward()
+            if maximum is not None:
+                utils = nn.utils if library is mt else torch.nn.utils
+                utils.clip_grad_norm_(ps, maximum)
+            optimizer.step()
+        for a, b in zip(ours, theirs, strict=True):
+            close(a, b, what=f"step {i}")
+    moved = max(float(np.abs(p.data - a).max()) for p, a in zip(ours, start, strict=True))
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize(("name", "options"), RUNS, ids=lambda v: str(v))
+def test_fifty_steps(name, options):
+    run(name, options)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam"])
+def test_fifty_steps_in_groups_with_clipping(name):
+    run(name, {"lr": 0.01}, groups=True, maximum=0.1)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, float("inf")])
+@pytest.mark.parametrize("maximum", [0.5, 100.0])
+def test_clipping_by_norm(maximum, norm_type):
+    rng = generator(6)
+    arrays = [rng.normal(size=s) for s in ((3, 4), (5,), ())]
+    ours = [mt.tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    for library, ps in ((mt, ours), (torch, theirs)):
+        sum((library.sum(p * p * p) for p in ps), library.tensor(0.0)).backward()
+    norm = nn.utils.clip_grad_norm_(ours, maximum, norm_type)
+    close(norm, torch.nn.utils.clip_grad_norm_(theirs, maximum, norm_type))
+    for a, b in zip(ours, theirs, strict=True):
+        close(a.grad, b.grad)
+
+
+def test_clipping_by_value():
+    x = generator(7).normal(size=(4, 5))
+    ours, theirs = mt.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    (ours * ours).sum().backward()
+    (theirs * theirs).sum().backward()
+    nn.utils.clip_grad_value_([ours], 0.7)
+    torch.nn.utils.clip_grad_value_([theirs], 0.7)
+    close(ours.grad, theirs.grad)
