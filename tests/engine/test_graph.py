@@ -247,9 +247,6 @@ def test_nodes_and_arrays_die_with_the_last_tensor():
 
 
 def test_a_pass_releases_the_graph_as_it_goes():
-    class Array(np.ndarray):
-        """With a weak reference to it."""
-
     with no_collector():
         x = leaf(*range(100))
         h = mt.exp(x)
@@ -266,7 +263,6 @@ def test_a_pass_releases_the_graph_as_it_goes():
 def test_recorded_passes_leave_no_cycles(order):
     """Also where a backward pass was recorded, and the gradient hangs on the leaf itself."""
     with no_collector():
-        gc.collect()
         x = leaf(0.1, 0.2)
         y = mt.sum(mt.tanh(x) ** 2 * mt.stack([x, x])[0])
         nodes = [weakref.ref(y.place)]
@@ -276,7 +272,6 @@ def test_recorded_passes_leave_no_cycles(order):
             y = g.sum()
         del y, g
         assert [node() for node in nodes] == [None] * len(nodes)
-        assert gc.collect() == 0 or not [o for o in gc.garbage if isinstance(o, Node)]
 
 
 def test_a_gradient_that_was_recorded_dies_with_its_leaf_cleared():
@@ -292,7 +287,7 @@ def test_state_carried_with_detach_keeps_the_number_of_nodes_constant():
     w = leaf(0.9)
 
     def nodes():
-        return sum(isinstance(o, Node) for o in gc.get_objects())
+        return sum(type(o) is Node for o in gc.get_objects())
 
     gc.collect()
     state, counts = mt.zeros(1, dtype=np.float64), []
@@ -319,10 +314,6 @@ def test_graphs_of_two_tensors_can_be_dropped_in_any_order():
 
 
 # -- whose memory a gradient is
-
-
-def addresses(*tensors):
-    return [t.data.__array_interface__["data"][0] for t in tensors]
 
 
 PASS_THROUGH = {
