@@ -72,9 +72,11 @@ class Node:
         "dtype",  # of the result (a tuple of them if there are several results)
         "instruction",
         "kind",  # the type of the result's array
+        "left",  # the place of the first argument that needs a gradient
+        "more",  # all such places, as a tuple, of an operation that takes other than one or two
         "number",  # only grows
-        "parents",  # the places of the arguments that need a gradient; None once released
         "plan",  # which operation, which rules
+        "right",  # the place of the second one, or None
         "saved",  # the values that its rules named; None once released
         "shape",  # of the result
     )
@@ -82,11 +84,20 @@ class Node:
     dtype: Any
     instruction: int
     kind: Any
+    left: Any
+    more: Any
     number: int
-    parents: Any
     plan: Plan
+    right: Any
     saved: Any
     shape: Any
+
+    @property
+    def parents(self) -> tuple[Any, ...] | None:
+        """The places of the arguments that need a gradient; None once the node is released."""
+        if self.saved is None:
+            return None
+        return tuple((self.more or (self.left, self.right))[: len(self.plan.needed)])
 
     @property
     def name(self) -> str:

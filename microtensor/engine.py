@@ -201,7 +201,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             values.extend(residuals)
             values.extend(plan.option_values(options) if options else plan.default_values)
         frame = guards.users_frame(_frame(1)) if mode.anomaly else _frame(1)
-        return _record(plan, parents, plan.keep(values), out, frame)
+        return _record(plan, None, None, tuple(parents), plan.keep(values), out, frame)
 
     return operation
 
@@ -234,7 +234,7 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
         plan = plans[1]
         rest = plan.option_values(options) if options else plan.default_values
         saved = plan.keep((value, out, *residuals, *rest))
-        return _record(plan, (x.place or x,), saved, out, _frame(1))
+        return _record(plan, x.place or x, None, None, saved, out, _frame(1))
 
     return operation
 
@@ -243,7 +243,7 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
     forward, plans, find = declaration.forward, declaration.plans, namespaces.get
 
     def operation(a: Any, b: Any) -> Any:
-        needs, parents = 0, ()  # type: int, Any
+        needs = 0
         x, y = a, b
         if isinstance(a, Tensor):
             x = a.data
@@ -266,12 +266,10 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             if not needs:
                 return out if x is a and y is b else _constants(out)
             plan = plans[needs]
-            if needs == 3:
-                parents = (a.place or a, b.place or b)
-            else:
-                parents = (a.place or a,) if needs == 1 else (b.place or b,)
             saved = plan.keep((x, y, out)) if plan.kept else ()
-            return _record(plan, parents, saved, out, _frame(1))
+            left = b.place or b if needs == 2 else a.place or a
+            right = b.place or b if needs == 3 else None
+            return _record(plan, left, right, None, saved, out, _frame(1))
         return general(a, b)
 
     return operation
@@ -288,12 +286,16 @@ def _constants(out: Any) -> Any:
     return tuple([wrap(part) for part in out]) if out.__class__ is tuple else wrap(out)
 
 
-def _record(plan: Plan, parents: Any, saved: Any, out: Any, frame: Any) -> Any:
+def _record(
+    plan: Plan, left: Any, right: Any, parents: Any, saved: Any, out: Any, frame: Any
+) -> Any:
     """Leave a node behind, and return the tensor that knows it."""
     node = _new(Node)
     node.number = next_number()
     node.plan = plan
-    node.parents = parents
+    node.left = left
+    node.right = right
+    node.more = parents
     node.saved = saved
     if frame.f_globals is _tensor_globals or frame.f_globals is _own_globals:
         frame = guards.users_frame(frame, (_tensor_globals, _own_globals))
@@ -412,7 +414,7 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
         else:
             node = heappushpop(heap, (-latest.number, latest))[1] if heap else latest
             latest = None
-        plan, parents, g = node.plan, node.parents, first.pop(node, None)
+        plan, saved, g = node.plan, node.saved, first.pop(node, None)
         if g is None:
             g = sums.pop(node, None)
         if node.dtype.__class__ is tuple:
@@ -425,17 +427,18 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
             arrivals.captured[node] = g
         if useful is not None and node not in useful:
             continue
-        if parents is None:
+        if saved is None:
             raise guards.released(node)
         if node.number < writes.last:
             writes.check(node)
         if observer is not None:
             observer.visit(node, g)
-        saved, rules, kind = node.saved, plan.rules, g.__class__
+        rules, kind = plan.rules, g.__class__
         if create:
             saved = _revive(node)
         if plan.joint is not None or (create and plan.declaration.composite is not None):
             rules = _together(node, g, saved, create)
+        parents = node.more or (node.left, node.right)
         for place, (rule, n, i, pick, argument) in zip(parents, rules):  # noqa: B905 (speed)
             if useful is not None and place not in wanted and _node_of(place) not in useful:
                 continue
@@ -476,7 +479,7 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
                 total = sums[place] if place in sums else first[place]
                 observer.contribution(node, argument, place, raw, c, total)
         if not keep:
-            node.parents = node.saved = None
+            node.left = node.right = node.more = node.saved = None
 
 
 def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:

@@ -111,3 +111,29 @@ def test_on_bare_arrays_it_returns_bare_arrays(name, backend, data):
             y = backend.array(y)
         assert type(y) is type(backend.array(np.zeros(1)))
         np.testing.assert_allclose(backend.host(y), reference, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@fewer(4)
+@given(data=st.data())
+def test_overwriting_an_operand_is_noticed_or_harmless(name, backend, data):
+    """After a change in place a gradient is refused, or what it was: never silently another one."""
+    entry = TABLE[name]
+    sample = data.draw(entry.samples)
+    leaves = _leaves(backend, sample, entry, np.float64)
+    sources = [x for x in leaves if x.requires_grad]
+    inner = [y for y in _tuple(sample.call(*leaves)) if y.requires_grad]
+    cotangents = [mt.ones_like(y) for y in inner]
+    if not inner:
+        return
+    before = mt.grad(inner, sources, cotangents, retain_graph=True, allow_unused=True)
+    overwritten = data.draw(st.sampled_from(leaves), label="overwritten")
+    with mt.no_grad():
+        overwritten[...] = 1 if overwritten.dtype.kind in "ib" else 7.25
+    try:
+        after = mt.grad(inner, sources, cotangents, allow_unused=True)
+    except mt.GradientStateError as error:
+        assert "changed in place" in str(error)  # noqa: PT017 (both ways are right)
+        return
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(backend.host(a), backend.host(b))
