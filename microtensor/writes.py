@@ -34,7 +34,10 @@ def check(node: Any) -> None:
     GradientStateError
         Naming the operation and the line that called it.
     """
-    for value in node.saved:
+    values = list(node.saved)
+    for value in values:
+        if value.__class__ is tuple:  # several results, or an index with arrays in it
+            values.extend(value)
         known = backend.by_type.get(value.__class__)
         if known is not None and _numbers.get(known.owner(value), 0) > node.number:
             raise guards.overwritten(node, value.shape)
