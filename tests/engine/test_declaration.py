@@ -134,7 +134,7 @@ def test_a_variadic_operation_with_a_rule_for_all():
     assert len(y.place.parents) == 2
 
 
-def test_several_results_with_one_unused():
+def polar_coordinates():
     @mt.primitive
     def polar(xp, x, y):
         r = xp.sqrt(x * x + y * y)
@@ -147,12 +147,23 @@ def test_several_results_with_one_unused():
         to_y = (0 if gr is None else gr * y / r) + (0 if ga is None else ga * x / (r * r))
         return to_x, to_y
 
-    polar.vjp_all(rule)
+    return polar.vjp_all(rule)
+
+
+def test_several_results_with_one_unused():
+    polar = polar_coordinates()
     x, y = RNG.uniform(0.5, 2, 5), RNG.uniform(0.5, 2, 5)
     check_grads(polar, x, y, order=3)
     check_grads(lambda x, y: polar(x, y)[0], x, y, order=3)
     check_grads(lambda x, y: polar(x, y)[1], x, y, order=3)
     check_grads(lambda x, y: polar(x, y)[1] * polar(y, x)[0], x, y, order=2)
+
+
+def test_one_of_several_results_that_was_overwritten():
+    r, angle = polar_coordinates()(mt.tensor(X, requires_grad=True), mt.tensor(X))
+    r.detach()[...] = 1.0
+    with pytest.raises(mt.GradientStateError, match=r"`polar`.*changed in place"):
+        angle.sum().backward()
 
 
 def test_options_reach_the_rule_whether_given_or_not():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import microtensor as mt
+from microtensor.ops import reduction
 
 DTYPES = [np.float32, np.float64]
 
@@ -144,6 +145,8 @@ def test_std_of_equal_numbers_has_gradient_zero(dtype):
     np.testing.assert_allclose(y, [0, np.sqrt(2 / 3)], rtol=1e-6)
     np.testing.assert_allclose(g, [[0, 0, 0], [-0.40824829, 0, 0.40824829]], atol=1e-6)
     assert "gradient given there is 0" in mt.std.__doc__
+    _, g = value_and_gradient(reduction._root, [0.0, 4.0], dtype)
+    np.testing.assert_array_equal(g, [0, 0.25])
 
 
 def test_products_with_zeros_have_exact_derivatives():
