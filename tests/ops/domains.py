@@ -22,18 +22,22 @@ def fewer(divisor):
 def numbers(draw, count, domain="real"):
     """`count` different floats.
 
-    real: both signs, up to 4 or so; positive: from 1/16; unit: between 0 and 1; above -1: for
-    log1p; small: for long products.
+    real: both signs, up to 4 or so; nonzero: the same, but not between -1/4 and 1/4; positive: from
+    5/16; unit: well between 0 and 1; above -1: from -11/16; small: for long products. Near a pole
+    the differences that derivatives are compared with would not be exact enough.
     """
-    half = max(32, count)
+    half = max(32, 2 * count)
     low, high, scale = {
         "real": (-half, half - 1, 16),
-        "positive": (0, 2 * half, 16),
-        "unit": (0, half - 1, 2 * half),
-        "above -1": (-8, 2 * half, 16),
+        "nonzero": (-half, half - 5, 16),
+        "positive": (2, half, 16),
+        "unit": (half // 8, half - 1 - half // 8, 2 * half),
+        "above -1": (-6, half, 16),
         "small": (-half, half - 1, 2 * half),
     }[domain]
     ks = draw(st.lists(st.integers(low, high), min_size=count, max_size=count, unique=True))
+    if domain == "nonzero":
+        ks = [k if k < -2 else k + 4 for k in ks]
     return [(2 * k + 1) / scale for k in ks]
 
 
