@@ -450,4 +450,6 @@ TASK = Task(
     variants=lambda settings: tuple(shapes(settings)),
     figures=figures,
     printout=printout,
+    tour=True,
+    tour_trials=4,
 )

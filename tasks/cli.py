@@ -161,14 +161,24 @@ def _parser() -> argparse.ArgumentParser:
 # -- run and tour ------------------------------------------------------------------------------
 
 
-def _run(chosen: list[Task], options: argparse.Namespace, settings: Given) -> int:
+def _run(
+    chosen: list[Task], options: argparse.Namespace, settings: Given, tour: bool = False
+) -> int:
     _check_options(options)
     _check_installed(options, settings)
     planned = [
         (task, own, _how(task, options))
         for task, own in zip(
             chosen,
-            with_settings(chosen, options.preset, settings, trials=options.trials),
+            with_settings(
+                chosen,
+                options.preset,
+                settings,
+                trials=[
+                    task.tour_trials if tour and options.trials is None else options.trials
+                    for task in chosen
+                ],
+            ),
             strict=True,
         )
     ]
@@ -268,14 +278,18 @@ def _tour(options: argparse.Namespace, settings: Given) -> int:
     if options.live:
         raise UsageError("tour: --live is for a single experiment, `run NAME --live`")
     started = time.perf_counter()
-    say(f"The tour: {', '.join(task.name for task in chosen)}, each at its document's settings.\n")
-    code = _run(chosen, options, settings)
+    say(f"The tour: {', '.join(map(_stop, chosen))}, at their documents' settings.\n")
+    code = _run(chosen, options, settings, tour=True)
     say(
         f"That was the tour, {time.perf_counter() - started:.0f} s. Read on with "
         "`python -m tasks show NAME`, or see it all on one page: "
         f"`python -m tasks report {shlex.quote(options.out)}`."
     )
     return code
+
+
+def _stop(task: Task) -> str:
+    return f"{task.name} ({task.tour_trials} trials)" if task.tour_trials else task.name
 
 
 def _report(folder: Path) -> int:

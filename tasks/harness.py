@@ -360,7 +360,8 @@ class Task:
     printout : what the original program prints, as text; shown on standard error and kept as
         printout.txt.
     live : draws one frame of `--live` into a figure, from what `work.show` was given.
-    tour : True if the document preset takes seconds, so that `tour` runs it.
+    tour : True if `tour` runs it, since the document preset takes seconds.
+    tour_trials : how many trials the tour runs, if all of the document preset's take too long.
     """
 
     name: str
@@ -380,4 +381,5 @@ class Task:
     printout: Callable[[Run], str] | None = None
     live: Callable[[Figure, int, Mapping[str, np.ndarray]], None] | None = None
     tour: bool = False
+    tour_trials: int | None = None
     stack: int = 1

@@ -56,9 +56,10 @@ def split_settings(
 
 
 def with_settings(
-    tasks: Sequence[Task], preset: str, given: Given, *, trials: int | None = None
+    tasks: Sequence[Task], preset: str, given: Given, *, trials: Sequence[int | None] = ()
 ) -> list[Any]:
-    """Each task's settings: the preset, then what was given.
+    """Each task's settings: the preset, then its number of trials (None: the preset's), then
+    what was given.
 
     Raises
     ------
@@ -70,8 +71,8 @@ def with_settings(
         if name not in known and name.removeprefix("no_") not in known:
             raise UsageError(_unknown(name, tasks, known))
     return [
-        _replaced(task, task.presets[preset], given, {} if trials is None else {"trials": trials})
-        for task in tasks
+        _replaced(task, task.presets[preset], given, {} if n is None else {"trials": n})
+        for task, n in zip(tasks, trials or [None] * len(tasks), strict=True)
     ]
 
 
