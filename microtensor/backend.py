@@ -185,7 +185,11 @@ class Generator:
         self, low: float = 0.0, high: float = 1.0, shape: Any = (), dtype: Any = np.float32
     ) -> np.ndarray:
         """Uniform numbers from [low, high) as a host array (drawn in float64, then rounded)."""
-        return np.asarray(self._rng.uniform(low, high, shape)).astype(dtype, copy=False)
+        drawn = np.asarray(self._rng.uniform(low, high, shape)).astype(dtype, copy=False)
+        last = np.nextafter(
+            drawn.dtype.type(high), drawn.dtype.type(low)
+        )  # rounding may reach high
+        return np.asarray(np.minimum(drawn, last))
 
     def integers(self, low: int, high: int, shape: Any = ()) -> np.ndarray:
         """Integers from low, ..., high - 1 as a host array of int64."""

@@ -30,7 +30,8 @@ def _host(data: Any, dtype: Any) -> Any:
             "in an array or in lists of equal length"
         )
     # Only where no dtype is asked for: 0.1 as float64 must not have been rounded to float32 before.
-    from_python = dtype is None and not isinstance(data, (np.ndarray, np.generic))
+    from_python = isinstance(data, (float, list, tuple)) and not isinstance(data, np.generic)
+    from_python = from_python and dtype is None
     return array.astype(np.float32) if from_python and array.dtype == np.float64 else array
 
 
@@ -100,6 +101,10 @@ def ones_like(x: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 def _filled_like(x: Any, value: float, dtype: Any, requires_grad: bool) -> Tensor:
     array = x.data if isinstance(x, Tensor) else x
+    if backend.of(array) is None:
+        raise TypeError(
+            f"this takes the shape of a tensor or an array, not of a {type(x).__name__}"
+        )
     xp = backend.namespaces[array.__class__]
     return Tensor(xp.full(array.shape, value, dtype or array.dtype), requires_grad)
 

@@ -17,6 +17,7 @@ import numpy as np
 from microtensor import backend, guards
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
+LIBRARY: set[int] = set()  # namespaces (their ids) of operations of our own: never the user's line
 
 
 _HAS_VARARGS = 4  # inspect.CO_VARARGS, without importing inspect
@@ -188,6 +189,8 @@ class Declaration:
         ] = {}  # needs, or for a variadic operation (needs, count) -> plan
         self.operation: Any = None
         REGISTRY[f"{forward.__module__}.{forward.__name__}"] = self
+        if forward.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            LIBRARY.add(id(forward.__globals__))
         self._make_plans()
 
     def __repr__(self) -> str:
@@ -304,9 +307,10 @@ class Declaration:
             rule, names = self.joint
             where = [keep(name) for name in names]
             many = [self.variadic and name in self.arguments for name in names]
+            among = set(needed)
             joint = (
                 rule,
-                tuple(i in needed for i in range(count)),
+                tuple([i in among for i in range(count)]),
                 lambda saved: [
                     tuple([saved[i] for i in at]) if group else saved[at[0]]
                     for at, group in zip(where, many, strict=True)
@@ -320,6 +324,8 @@ class Declaration:
         if self.composite is not None:
             for name in (*self.arguments, *self.defaults):
                 keep(name)
+        if len(self.plans) > 64:  # of a variadic operation there could be one for each length
+            self.plans.clear()
         plan = self.plans[(needs, count) if self.variadic else needs] = Plan(
             self, count, needed, kept, options, rules, joint
         )

@@ -45,20 +45,18 @@ import numpy as np
 
 from microtensor import guards, indexed, modes, writes
 from microtensor.backend import Array, namespaces
-from microtensor.declaration import Declaration, Node, Operation, Plan
+from microtensor.declaration import LIBRARY, Declaration, Node, Operation, Plan
 from microtensor.indexed import IndexedCotangent
 from microtensor.writes import next_number
 
-Tensor: Any = (
-    None  # the one slot that tensor.py fills: the class to open arguments and wrap results
-)
-_own_globals = _tensor_globals = globals()  # frames in these are never the user's line
+Tensor: Any = None  # tensor.py fills this slot: the class to open arguments and wrap results
 
 
 def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
     """Tell the engine what a tensor is. Called once, by tensor.py."""
-    global Tensor, _tensor_globals
-    Tensor, _tensor_globals = tensor_class, its_globals
+    global Tensor
+    Tensor = tensor_class
+    LIBRARY.add(id(its_globals))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -297,13 +295,13 @@ def _record(
     node.right = right
     node.more = parents
     node.saved = saved
-    if frame.f_globals is _tensor_globals or frame.f_globals is _own_globals:
-        frame = guards.users_frame(frame, (_tensor_globals, _own_globals))
+    if id(frame.f_globals) in LIBRARY:
+        frame = guards.users_frame(frame, LIBRARY)
     node.code = frame.f_code
     node.instruction = frame.f_lasti
     node.kind = out.__class__
     if out.__class__ is tuple:
-        node.kind = out[0].__class__
+        node.kind = out[0].__class__ if out else None
         node.shape = tuple([part.shape for part in out])
         node.dtype = tuple([part.dtype for part in out])
         return tuple([wrap(part, (node, i)) for i, part in enumerate(out)])
@@ -645,7 +643,7 @@ def grad(
         If a cotangent is missing or does not fit its output.
     """
     results = []
-    sources = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    sources = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     ends = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     given = grad_outputs if isinstance(grad_outputs, (tuple, list)) else [grad_outputs] * len(ends)
     for i, x in enumerate(sources):
@@ -661,7 +659,7 @@ def grad(
         if c is None and not allow_unused:
             raise guards.not_used(i, x.shape)
         results.append(c if c is None or isinstance(c, Tensor) else wrap(c.copy()))
-    return tuple(results) if isinstance(inputs, (tuple, list)) else results[0]
+    return results[0] if isinstance(inputs, Tensor) else tuple(results)
 
 
 def _start(

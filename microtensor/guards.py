@@ -80,6 +80,8 @@ def check_contribution(node: Any, argument: str, c: Any, kind: Any, shape: Any, 
     where = f"the rule of `{declaration.name}` for {argument!r} returned"
     if type(c) is not kind:
         raise TypeError(f"{where} a {type(c).__name__}; its argument is a {kind.__name__}")
+    if c.dtype.kind == "c" and dtype.kind != "c":
+        raise TypeError(f"{where} complex numbers; complex tensors have no gradients")
     if declaration.broadcasts:
         return
     if shape is not None and c.shape != shape:
@@ -197,32 +199,55 @@ def all_finite(value: Any) -> bool:
     return xp is None or value.dtype.kind != "f" or bool(xp.isfinite(value).all())
 
 
-def users_frame(frame: Any, ours: tuple[Any, ...] | None = None) -> Any:
+def users_frame(frame: Any, ours: set[int] | None = None) -> Any:
     """The nearest frame that is not in the namespaces `ours`, or not in the package at all."""
     package = __name__.partition(".")[0]
     while frame.f_back is not None and (
         frame.f_globals.get("__name__", "").partition(".")[0] == package
         if ours is None
-        else any(frame.f_globals is namespace for namespace in ours)
+        else id(frame.f_globals) in ours
     ):
         frame = frame.f_back
     return frame
 
 
+def _spoilt(out: Any, given: Any) -> bool:
+    """Whether `out` has a NaN or an infinity that nothing in `given` accounts for."""
+    if all_finite(out):
+        return False
+    return all_finite(given) or (_has_nan(out) and not _has_nan(given))
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_has_nan(part) for part in value)
+    xp = backend.namespaces.get(value.__class__)
+    if xp is None or value.dtype.kind != "f":
+        return isinstance(value, float) and math.isnan(value)
+    return bool(xp.isnan(value).any())
+
+
 def check_forward(operation: str, arguments: list[Any], out: Any, frame: Any) -> None:
-    """Raise if finite arguments gave a result that is not."""
-    if not all_finite(out) and all_finite(tuple(arguments)):
+    """Raise if a result has a NaN or infinity that its arguments do not account for."""
+    if _spoilt(out, tuple(arguments)):
         raise AnomalyError(
-            f"`{operation}` made the first NaN or infinity of the forward pass, from finite "
-            f"arguments, at {frame.f_code.co_filename}:{frame.f_lineno}"
+            f"`{operation}` made the first NaN or infinity of the forward pass, which its "
+            f"arguments do not account for, at {frame.f_code.co_filename}:{frame.f_lineno}"
         )
 
 
 def check_backward(node: Any, argument: str, contribution: Any, cotangent: Any) -> None:
-    """Raise if a finite cotangent gave a contribution that is not."""
-    if not all_finite(contribution) and all_finite(cotangent):
-        file, line = node.line
+    """Raise if a contribution, or the sum of them that arrived, has a NaN or infinity."""
+    file, line = node.line
+    where = f"the operation was called at {file}:{line}"
+    if not all_finite(cotangent):
+        # Each contribution was looked at when it was made, and was finite.
+        raise AnomalyError(
+            f"what arrived at `{node.name}` in the backward pass has a NaN or an infinity: its "
+            f"contributions are finite and their sum is not, or the pass was started so; {where}"
+        )
+    if not all_finite(contribution):
         raise AnomalyError(
             f"`{node.name}` made the first NaN or infinity of the backward pass, in the gradient "
-            f"of its argument {argument!r}; the operation was called at {file}:{line}"
+            f"of its argument {argument!r}; {where}"
         )

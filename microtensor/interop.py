@@ -24,7 +24,8 @@ _NAMES = {  # NumPy's name -> ours, where they differ
 
 def _ours(name: str) -> Any:
     name = name.removeprefix("cupy_")
-    return getattr(ops, _NAMES.get(name, name), None)
+    name = _NAMES.get(name, name)
+    return getattr(ops, name) if name in ops.__all__ else None  # ops.shape is a module
 
 
 class NumPyProtocols:
@@ -45,7 +46,9 @@ class NumPyProtocols:
         return function(*inputs, **options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        ours = _ours(function.__name__)
+        if function in (np.shape, np.ndim, np.size) and len(args) == 1:
+            return getattr(self, function.__name__)
+        ours = _ours(function.__name__) if function.__module__ == "numpy" else None
         if ours is None:
             raise TypeError(
                 f"np.{function.__name__} is not available for tensors; use one of microtensor's "
@@ -77,6 +80,9 @@ class NumPyProtocols:
         found = backend.of(self.data)
         assert found is not None
         return found.to_host(self.data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.data.item(), spec) if spec and self.data.ndim == 0 else str(self)
 
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:

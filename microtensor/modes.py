@@ -29,6 +29,9 @@ class _Switch(ContextDecorator):
         self._changes = changes
         self._tokens: list[Token[Mode]] = []
 
+    def _recreate_cm(self) -> _Switch:
+        return _Switch(**self._changes)  # a decorated function may run in several threads
+
     def __enter__(self) -> None:
         self._tokens.append(current.set(current.get()._replace(**self._changes)))
 

@@ -198,6 +198,8 @@ def test_no_file_names_what_only_one_machine_has():
                 f"{path.relative_to(ROOT)}:{number}: {what}: {line.strip()}"
                 for what, pattern in FORBIDDEN.items()
                 if re.search(pattern, line)
+                # That leaves can be pickled by those who want to is tested with pickle itself.
+                and not (what == "a pickle" and path.is_relative_to(ROOT / "tests"))
             ]
     assert len(files) > 5
     assert not found, "\n".join(found)

@@ -10,19 +10,17 @@ from typing import Any
 
 from microtensor.nn import functional
 from microtensor.nn.module import Module
+from microtensor.ops.loss import check_reduction
 from microtensor.tensor import Tensor
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss"]
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 class _Loss(Module):
     """A loss without parameters."""
 
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+        check_reduction(reduction)
         self.reduction = reduction
 
     def extra_repr(self) -> str:

@@ -102,7 +102,7 @@ def power(xp: Any, x: Array, p: Array) -> Array:
 
 def _base_rule(g: Any, x: Any, p: Any) -> Any:
     # Most often p is a plain number, which must stay a weak one.
-    less = where(equal(p, 0), 1, p - 1) if hasattr(p, "shape") else p and p - 1
+    less = where(equal(p, 0) * equal(x, 0), 1, p - 1) if hasattr(p, "shape") else p and p - 1
     return g * p * x**less
 
 

@@ -74,7 +74,7 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"array of shape {x.shape}"
         )
     grid: list[Any] = []
-    for i, n in enumerate(indices.shape):
+    for i, n in enumerate(x.shape):
         if i == axis % x.ndim:
             grid.append(indices)
         else:

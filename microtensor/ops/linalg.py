@@ -98,6 +98,11 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
             f"linear: x of shape {x.shape} must end in the {weight.shape[-1]} features that the "
             f"weight of shape {weight.shape} (out, in) takes"
         )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"linear: bias of shape {bias.shape} must be ({weight.shape[0]},), one number for each "
+            f"row of the weight of shape {weight.shape}"
+        )
     return _linear(x, weight) if bias is None else _affine(x, weight, bias)
 
 

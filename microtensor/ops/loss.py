@@ -23,33 +23,42 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def _reduce(losses: Any, reduction: str) -> Any:
-    _known(reduction)
+    check_reduction(reduction)
     return losses if reduction == "none" else (mean if reduction == "mean" else sum)(losses)
 
 
-def _known(reduction: str) -> None:
+def check_reduction(reduction: str) -> None:
+    """Raise a ValueError unless it is "mean", "sum" or "none"."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, not {reduction!r}")
 
 
-def _same_shape(loss: str, x: Any, target: Any) -> None:
-    if getattr(x, "shape", ()) != getattr(target, "shape", ()):
+def _matched(loss: str, x: Any, target: Any) -> Any:
+    """The target, checked against the prediction; integers as floats of the prediction's dtype."""
+    for what in (x, target):
+        if not hasattr(what, "shape"):
+            raise TypeError(
+                f"{loss} compares tensors or arrays, not a {type(what).__name__}; make one of it "
+                "with mt.tensor(...)"
+            )
+    if x.shape != target.shape:
         raise ValueError(
-            f"{loss}: prediction of shape {x.shape} and target of shape "
-            f"{getattr(target, 'shape', ())} differ; reshape one of them (a difference of (N, 1) "
-            "and (N,) would silently compare everything with everything)"
+            f"{loss}: prediction of shape {x.shape} and target of shape {target.shape} differ; "
+            "reshape one of them (a difference of (N, 1) and (N,) would silently compare "
+            "everything with everything)"
         )
+    return target.astype(x.dtype) if target.dtype.kind in "iub" else target
 
 
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """(x - target) ** 2, for tensors of one shape."""
-    _same_shape("mse_loss", x, target)
+    target = _matched("mse_loss", x, target)
     return _reduce(square(x - target), reduction)
 
 
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """|x - target|, for tensors of one shape."""
-    _same_shape("l1_loss", x, target)
+    target = _matched("l1_loss", x, target)
     return _reduce(abs(x - target), reduction)
 
 
@@ -81,7 +90,7 @@ def binary_cross_entropy(p: Any, target: Any, reduction: str = "mean") -> Any:
     ValueError
         For unequal shapes, or a p outside [0, 1] (looking costs a transfer on a GPU).
     """
-    _same_shape("binary_cross_entropy", p, target)
+    target = _matched("binary_cross_entropy", p, target)
     array = p.data if isinstance(p, engine.Tensor) else p
     if not bool(((array >= 0) & (array <= 1)).all()):
         raise ValueError(
@@ -102,7 +111,7 @@ _bce_with_logits.vjp("target", lambda g, x: -g * x)
 
 def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean") -> Any:
     """`binary_cross_entropy(sigmoid(x), target)`, exact for any x."""
-    _same_shape("binary_cross_entropy_with_logits", x, target)
+    target = _matched("binary_cross_entropy_with_logits", x, target)
     return _reduce(_bce_with_logits(x, target), reduction)
 
 
@@ -193,7 +202,7 @@ def cross_entropy(
     TypeError
         If labels are neither integers nor floats.
     """
-    _known(reduction)
+    check_reduction(reduction)
     axis = 0 if logits.ndim == 1 else axis
     if not -logits.ndim <= axis < logits.ndim:
         raise ValueError(f"cross_entropy: axis {axis} is out of range for shape {logits.shape}")
@@ -206,7 +215,7 @@ def cross_entropy(
     known = backend.of(labels)
     host = known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
-    flat = host.reshape(-1)
+    flat = host.reshape(-1).astype(np.int64, copy=False)  # of uint8, products would wrap
     factors: Any = 1.0 / flat.size if reduction == "mean" and flat.size else 1.0
     if ignored is not None or weight is not None:
         factors = np.ones(flat.size, array.dtype)
@@ -214,9 +223,7 @@ def cross_entropy(
             factors[ignored.reshape(-1)] = 0
             flat = np.where(ignored.reshape(-1), 0, flat)
         if weight is not None:
-            bare = weight.data if isinstance(weight, engine.Tensor) else weight
-            of_class = backend.of(bare)
-            factors *= (of_class.to_host(bare) if of_class else np.asarray(bare))[flat]
+            factors *= _class_weights(weight, array.shape[axis])[flat]
         if reduction == "mean":
             factors /= factors.sum()
     xp = backend.namespaces[array.__class__]
@@ -229,8 +236,22 @@ def cross_entropy(
     )
 
 
+def _class_weights(weight: Any, classes: int) -> np.ndarray:
+    bare = weight.data if isinstance(weight, engine.Tensor) else weight
+    known = backend.of(bare)
+    host = known.to_host(bare) if known else np.asarray(bare)
+    if host.shape != (classes,):
+        raise ValueError(
+            f"cross_entropy: weight of shape {host.shape} must be ({classes},), a factor for each "
+            "class"
+        )
+    if isinstance(weight, engine.Tensor) and weight.requires_grad:
+        raise ValueError("cross_entropy: weight is a constant here; pass weight.detach()")
+    return host
+
+
 def _soft_cross_entropy(logits: Any, target: Any, weight: Any, reduction: str, axis: int) -> Any:
-    _same_shape("cross_entropy with probabilities", logits, target)
+    target = _matched("cross_entropy with probabilities", logits, target)
     logs = log_softmax(logits, axis=axis)
     if weight is not None:
         logs = logs * reshape(weight, [-1 if i == axis else 1 for i in range(logits.ndim)])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from microtensor.backend import Array
 from microtensor.engine import primitive
 from microtensor.ops.comparison import equal, greater
@@ -74,9 +76,26 @@ minimum.vjp("b", lambda g, a, b: _share(g, a, b, greater(a, b)))
 
 
 @primitive
-def clip(xp: Any, x: Array, a_min: Any = None, a_max: Any = None) -> Array:
-    """`x` held between the numbers `a_min` and `a_max`; None is no bound."""
+def _clip(xp: Any, x: Array, *, a_min: Any, a_max: Any) -> Array:
     return xp.clip(x, a_min, a_max)
 
 
-clip.vjp("x", lambda g, x, out: g * equal(x, out))
+_clip.vjp("x", lambda g, x, out: g * equal(x, out))
+
+
+def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Any:
+    """`x` held between the numbers `a_min` and `a_max`; None is no bound.
+
+    Raises
+    ------
+    TypeError
+        If a bound is an array or a tensor: `maximum` and `minimum` take those.
+    """
+    low, high = [b.item() if isinstance(b, np.generic) else b for b in (a_min, a_max)]
+    for bound in (low, high):
+        if bound is not None and not isinstance(bound, (int, float)):
+            raise TypeError(
+                f"clip: a bound is a {type(bound).__name__}; it must be a number or None (for a "
+                "bound at each position use mt.maximum and mt.minimum)"
+            )
+    return _clip(x, a_min=low, a_max=high)

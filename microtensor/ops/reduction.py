@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from numpy.lib.array_utils import normalize_axis_tuple
+
 from microtensor.backend import Array
 from microtensor.engine import broadcast_to, primitive
 from microtensor.ops.comparison import equal
@@ -20,9 +22,9 @@ Axis = int | tuple[int, ...] | None
 
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    if axis is None:
+    if axis is None or ndim == 0:  # NumPy lets a number be reduced over "axis 0"
         return tuple(range(ndim))
-    return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))
+    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
 
 
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
@@ -122,12 +124,16 @@ def argmax(xp: Any, x: Array, axis: int | None = None) -> Array:
 
 
 @primitive
-def cumsum(xp: Any, x: Array, axis: int = 0) -> Array:
-    """The running sum along `axis`."""
+def _cumsum(xp: Any, x: Array, *, axis: int) -> Array:
     return xp.cumsum(x, axis=axis)
 
 
-cumsum.vjp("x", lambda g, axis: flip(cumsum(flip(g, axis), axis), axis))
+_cumsum.vjp("x", lambda g, axis: flip(_cumsum(flip(g, axis), axis=axis), axis))
+
+
+def cumsum(x: Any, axis: int | None = None) -> Any:
+    """The running sum along `axis`; of all numbers, taken flat, if it is None (as NumPy's)."""
+    return _cumsum(reshape(x, (-1,)) if axis is None else x, axis=0 if axis is None else axis)
 
 
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:

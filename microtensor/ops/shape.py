@@ -11,6 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.lib.array_utils import normalize_axis_tuple
+
 from microtensor.backend import Array
 from microtensor.engine import primitive
 
@@ -51,7 +53,7 @@ def transpose(x: Any, *order: Any, axes: Any = None) -> Any:
     """Axes in another order, all of them: (x, 1, 0), (x, (1, 0)) or axes=(1, 0); else reversed."""
     order = order or (axes,)
     order = () if order == (None,) else _ints(order)
-    order = tuple([a % x.ndim for a in order]) or tuple(range(x.ndim))[::-1]
+    order = normalize_axis_tuple(order, x.ndim) or tuple(range(x.ndim))[::-1]
     return _transpose(x, axes=order)
 
 
@@ -64,8 +66,8 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 def moveaxis(x: Any, source: Any, destination: Any) -> Any:
     """Axes moved to new positions, the others keeping their order."""
-    to = [d % x.ndim for d in (destination if _many(destination) else (destination,))]
-    moved = [s % x.ndim for s in (source if _many(source) else (source,))]
+    to = normalize_axis_tuple(destination, x.ndim)
+    moved = normalize_axis_tuple(source, x.ndim)
     if len(to) != len(moved):
         raise ValueError(f"moveaxis: {len(moved)} axes to move, but {len(to)} destinations")
     order = [i for i in range(x.ndim) if i not in moved]
@@ -82,10 +84,7 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """New axes of length 1 at the positions `axis` of the result."""
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     ndim = x.ndim + len(axes)
-    for a in axes:
-        if not -ndim <= a < ndim:
-            raise ValueError(f"expand_dims: axis {a} is out of range for a result of {ndim} axes")
-    new = {a % ndim for a in axes}
+    new = normalize_axis_tuple(axes, ndim)
     old = iter(x.shape)
     return _reshape(x, shape=tuple([1 if i in new else next(old) for i in range(ndim)]))
 
@@ -95,14 +94,14 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     axes: Any = axis if _many(axis) else (axis,)
     if axis is None:
         axes = [i for i, n in enumerate(x.shape) if n == 1]
-    drop = {a % x.ndim for a in axes}
+    drop = normalize_axis_tuple(axes, x.ndim)
     for a in drop:
         if x.shape[a] != 1:
             raise ValueError(f"squeeze: axis {a} of shape {x.shape} has length {x.shape[a]}, not 1")
     return _reshape(x, shape=tuple([n for i, n in enumerate(x.shape) if i not in drop]))
 
 
-@primitive(residuals=("lengths",))
+@primitive(broadcasts=True, residuals=("lengths",))
 def _concatenate(xp: Any, *arrays: Array, axis: int) -> Any:
     return xp.concatenate(arrays, axis=axis), tuple([array.shape[axis] for array in arrays])
 
@@ -112,12 +111,13 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     return _concatenate(*arrays, axis=axis)
 
 
-@primitive
-def _pieces(xp: Any, x: Array, *, lengths: tuple[int, ...], axis: int) -> tuple[Array, ...]:
+@primitive(residuals=("shapes",))
+def _pieces(xp: Any, x: Array, *, lengths: tuple[int, ...], axis: int) -> Any:
     """Cut along `axis` into pieces of the given lengths: one node with many results."""
     before = (slice(None),) * (axis % x.ndim)
     ends = itertools.accumulate(lengths)
-    return tuple([x[(*before, slice(e - n, e))] for e, n in zip(ends, lengths, strict=True)])
+    out = tuple([x[(*before, slice(e - n, e))] for e, n in zip(ends, lengths, strict=True)])
+    return out, tuple([piece.shape for piece in out])
 
 
 @primitive(differentiable=False)
@@ -131,8 +131,8 @@ def _filled(g: tuple[Any, ...], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
     return [_zeros(used, shape=s) if c is None else c for c, s in zip(g, shapes, strict=True)]
 
 
-def _pieces_rule(g: tuple[Any, ...], out: tuple[Any, ...], axis: int) -> Any:
-    return _concatenate(*_filled(g, [piece.shape for piece in out]), axis=axis)
+def _pieces_rule(g: tuple[Any, ...], shapes: Any, axis: int) -> Any:
+    return _concatenate(*_filled(g, shapes), axis=axis)
 
 
 _concatenate.vjp("arrays", lambda g, lengths, axis: _pieces(g, lengths=lengths, axis=axis))
@@ -155,7 +155,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> tu
     return tuple(_pieces(x, lengths=tuple(lengths), axis=axis))
 
 
-@primitive
+@primitive(broadcasts=True)
 def _stack(xp: Any, *arrays: Array, axis: int) -> Array:
     return xp.stack(arrays, axis=axis)
 
@@ -165,17 +165,18 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     return _stack(*arrays, axis=axis)
 
 
-@primitive
-def unstack(xp: Any, x: Array, axis: int = 0) -> tuple[Array, ...]:
+@primitive(residuals=("shapes",))
+def unstack(xp: Any, x: Array, axis: int = 0) -> Any:
     """All slices along `axis`, as a tuple: one node, however many."""
     if x.ndim == 0:
         raise ValueError("unstack: a 0-d array has no axis to take apart")
     before = (slice(None),) * (axis % x.ndim)
-    return tuple([x[(*before, i)] for i in range(x.shape[axis])])
+    out = tuple([x[(*before, i)] for i in range(x.shape[axis])])
+    return out, tuple([piece.shape for piece in out])
 
 
 _stack.vjp("arrays", lambda g, axis: unstack(g, axis=axis))
-unstack.vjp("x", lambda g, out, axis: _stack(*_filled(g, [o.shape for o in out]), axis=axis))
+unstack.vjp("x", lambda g, shapes, axis: _stack(*_filled(g, shapes), axis=axis))
 
 
 @primitive

@@ -147,7 +147,7 @@ class Optimizer:
         for group, slots in zip(self.param_groups, self._slots, strict=True):
             for place, parameter in enumerate(group["params"]):
                 gradient = parameter.grad
-                if gradient is None:
+                if gradient is None or not parameter.requires_grad:
                     continue
                 data = parameter.data
                 slot = slots[place]

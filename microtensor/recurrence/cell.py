@@ -72,6 +72,7 @@ class Cell:
         self.equations = equations
         self.name = getattr(equations, "__name__", type(equations).__name__)
         self.__name__, self.__doc__ = self.name, equations.__doc__
+        self.__module__, self.__qualname__ = equations.__module__, equations.__qualname__
         self.gates = _names("gates", gates)
         self.apart = _names("apart", apart)
         self.state = _names("state", state)
@@ -191,6 +192,9 @@ class Cell:
             return (rows,)
         blocks: Sequence[Any] = split(rows, len(self.gates), axis=-1)
         return blocks
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name, as functions are
 
     def __repr__(self) -> str:
         parts = [f"gates {', '.join(self.gates)}", f"state {', '.join(self.state)}"]
