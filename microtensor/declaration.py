@@ -280,6 +280,15 @@ class Declaration:
             for argument in arguments
         ]
 
+    def narrowed(self, out: Any, values: Iterable[Any]) -> Any:
+        """A float64 result, as float32 if only integers beside float32 made it float64.
+
+        NumPy promotes so for arrays of integers; here float64 comes from float64 alone.
+        """
+        dtypes = [value.dtype for value in values if hasattr(value, "dtype")]
+        floats = {dtype for dtype in dtypes if dtype.kind == "f"}
+        return out.astype(np.float32) if floats == {np.dtype(np.float32)} else out
+
     def plan(self, needs: int, count: int) -> Plan:
         """Work out what to save and which rules to run; done once for each choice of `needs`."""
         needed = tuple(

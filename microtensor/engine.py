@@ -73,11 +73,6 @@ def wrap(array: Array, place: Any = None) -> Any:
     return result
 
 
-def place_of(tensor: Any) -> Any:
-    """Where a derivative with respect to this tensor is sent."""
-    return tensor if tensor.place is None else tensor.place
-
-
 def _node_of(place: Any) -> Any:
     return place[0] if place.__class__ is tuple else place
 
@@ -90,6 +85,7 @@ def _bare(value: Any) -> Any:
 # Operations
 
 _SCALARS = frozenset((float, int, bool, complex))
+_FLOAT64 = np.dtype(np.float64)
 _new = object.__new__
 _frame = sys._getframe
 _mode = modes.current.get
@@ -182,6 +178,8 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             out, *residuals = out
         if out.__class__ is not kind:
             out = _arrays(out, xp)
+        if declaration.broadcasts and getattr(out, "dtype", None) is _FLOAT64:
+            out = declaration.narrowed(out, values)
         mode = _mode()
         if mode.anomaly and tensors:
             guards.check_forward(declaration.name, values, out, guards.users_frame(_frame(1)))
@@ -239,6 +237,7 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
 
 def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
     forward, plans, find = declaration.forward, declaration.plans, namespaces.get
+    broadcasts = declaration.broadcasts
 
     def operation(a: Any, b: Any) -> Any:
         needs = 0
@@ -261,6 +260,8 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             out = forward(xp, x, y)
             if out.__class__ is not kind:
                 out = _arrays(out, xp)
+            if broadcasts and getattr(out, "dtype", 0) is _FLOAT64 and x.dtype is not _FLOAT64:
+                out = declaration.narrowed(out, (x, y))
             if not needs:
                 return out if x is a and y is b else _constants(out)
             plan = plans[needs]
@@ -460,7 +461,7 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
                 c = _fit(raw, node, argument, place, create)
                 like = None if c.__class__ is IndexedCotangent else like
             if anomaly:
-                guards.check_backward(node, argument, _bare_all(c), _bare_all(g))
+                guards.check_backward(node, argument, c, g)
             # What `arrivals.add` does most often, written out: a sum goes on, or a node is reached.
             if like is not None and place in sums:
                 total = sums[place]
@@ -499,12 +500,6 @@ def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     if c.shape != shape:
         c = sum_to(c, shape=shape)
     return c if c.dtype == dtype else astype(c, dtype=dtype)
-
-
-def _bare_all(value: Any) -> Any:
-    if value.__class__ is IndexedCotangent:
-        value = value.values
-    return tuple([_bare(c) for c in value]) if value.__class__ is tuple else _bare(value)
 
 
 def _revive(node: Any) -> list[Any]:
@@ -649,13 +644,13 @@ def grad(
     for i, x in enumerate(sources):
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise guards.needs_no_gradient(i)
-    wanted = {place_of(x) for x in sources}
+    wanted = {x.place or x for x in sources}
     useful = _leading_to(wanted, ends)
     arrivals = _start("grad", ends, list(given), retain_graph, create_graph, wanted, useful)
     arrived = arrivals.captured
     arrived.update({x: arrivals.take(x, x.shape) for x in {x for x in sources if x.is_leaf}})
     for i, x in enumerate(sources):
-        c = arrived.get(place_of(x))
+        c = arrived.get(x.place or x)
         if c is None and not allow_unused:
             raise guards.not_used(i, x.shape)
         results.append(c if c is None or isinstance(c, Tensor) else wrap(c.copy()))

@@ -74,7 +74,7 @@ def _names(variables: Mapping[str, Any]) -> dict[Any, str]:
             found = [(f"{name}.{path}", tensor) for path, tensor in value.named_parameters()]
         for label, tensor in found:
             if isinstance(tensor, Tensor):
-                place = engine.place_of(tensor)
+                place = tensor.place or tensor
                 if place not in known or label == name:  # a variable of its own says it best
                     known[place] = label
     return known

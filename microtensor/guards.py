@@ -236,8 +236,16 @@ def check_forward(operation: str, arguments: list[Any], out: Any, frame: Any) ->
         )
 
 
+def _bare(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple([_bare(part) for part in value])
+    return value.data if hasattr(value, "requires_grad") else value
+
+
 def check_backward(node: Any, argument: str, contribution: Any, cotangent: Any) -> None:
     """Raise if a contribution, or the sum of them that arrived, has a NaN or infinity."""
+    contribution = getattr(contribution, "values", contribution)  # indexed: some elements only
+    contribution, cotangent = _bare(contribution), _bare(cotangent)
     file, line = node.line
     where = f"the operation was called at {file}:{line}"
     if not all_finite(cotangent):
