@@ -17,9 +17,23 @@ _NAMES = {  # NumPy's name -> ours, where they differ
     "absolute": "abs",
     "amax": "max",
     "amin": "min",
+    "bitwise_and": "logical_and",  # which takes booleans only, as the tensors' & does
+    "bitwise_or": "logical_or",
+    "invert": "logical_not",
     "true_divide": "divide",
-    "var": "var",
 }
+
+
+def _pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> Any:
+    if mode != "constant" or np.ndim(constant_values):
+        raise TypeError(
+            f"np.pad of tensors surrounds with one number: mode {mode!r} with constant_values "
+            f"{constant_values!r} is not available; see mt.pad"
+        )
+    return ops.pad(x, pad_width, constant_values)
+
+
+_SIGNATURES = {"pad": _pad}  # functions whose options are called otherwise in NumPy
 
 
 def _ours(name: str) -> Any:
@@ -48,7 +62,8 @@ class NumPyProtocols:
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function in (np.shape, np.ndim, np.size) and len(args) == 1:
             return getattr(self, function.__name__)
-        ours = _ours(function.__name__) if function.__module__ == "numpy" else None
+        name = function.__name__ if function.__module__ == "numpy" else ""
+        ours = _SIGNATURES.get(name) or _ours(name)
         if ours is None:
             raise TypeError(
                 f"np.{function.__name__} is not available for tensors; use one of microtensor's "

@@ -7,6 +7,9 @@ from microtensor.ops.comparison import (
     greater_equal,
     less,
     less_equal,
+    logical_and,
+    logical_not,
+    logical_or,
     not_equal,
 )
 from microtensor.ops.elementwise import (
@@ -104,6 +107,9 @@ __all__ = [
     "log",
     "log1p",
     "log_softmax",
+    "logical_and",
+    "logical_not",
+    "logical_or",
     "logsumexp",
     "matmul",
     "max",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from microtensor import engine
 from microtensor.backend import Array, namespaces
@@ -63,7 +64,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
     indices = indices if hasattr(indices, "dtype") else np.asarray(indices)
-    return getitem(x, (slice(None),) * (axis % x.ndim) + (indices,))
+    return getitem(x, (slice(None),) * normalize_axis_index(axis, x.ndim) + (indices,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
@@ -73,9 +74,10 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"take_along_axis: indices of shape {indices.shape} must have as many axes as the "
             f"array of shape {x.shape}"
         )
+    axis = normalize_axis_index(axis, x.ndim)
     grid: list[Any] = []
     for i, n in enumerate(x.shape):
-        if i == axis % x.ndim:
+        if i == axis:
             grid.append(indices)
         else:
             grid.append(np.arange(n).reshape([-1 if j == i else 1 for j in range(x.ndim)]))

@@ -162,9 +162,9 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 def logsumexp(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """log(sum(exp(x))) over `axis`, without overflow."""
     top = xp.max(x, axis=axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0)  # all -inf: the result is -inf too
-    total = xp.add.reduce(xp.exp(x - top), axis, keepdims=keepdims)
-    return xp.log(total) + top.reshape(total.shape)
+    total = xp.add.reduce(xp.exp(x - xp.where(xp.isfinite(top), top, 0)), axis, keepdims=keepdims)
+    # The greatest adds 1 to the total, unless all are -inf: then so is the result.
+    return xp.log(xp.maximum(total, 1)) + top.reshape(total.shape)
 
 
 logsumexp.vjp(

@@ -11,7 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.lib.array_utils import normalize_axis_tuple
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from microtensor.backend import Array
 from microtensor.engine import primitive
@@ -32,9 +33,9 @@ def _ints(values: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple([operator.index(value) for value in values])
 
 
-def reshape(x: Any, *shape: Any) -> Any:
-    """The same numbers in another shape: `reshape(x, 2, 3)` or `reshape(x, (2, 3))`; -1 infers."""
-    return _reshape(x, shape=_ints(shape))
+def reshape(x: Any, *lengths: Any, shape: Any = None) -> Any:
+    """The same numbers in another shape: (x, 2, 3), (x, (2, 3)) or shape=(2, 3); -1 infers."""
+    return _reshape(x, shape=_ints(lengths if shape is None else (*lengths, shape)))
 
 
 @primitive
@@ -60,7 +61,8 @@ def transpose(x: Any, *order: Any, axes: Any = None) -> Any:
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Two axes exchanged."""
     order = list(range(x.ndim))
-    order[axis1], order[axis2] = order[axis2], order[axis1]
+    a, b = normalize_axis_index(axis1, x.ndim), normalize_axis_index(axis2, x.ndim)
+    order[a], order[b] = b, a
     return _transpose(x, axes=tuple(order))
 
 
@@ -106,8 +108,10 @@ def _concatenate(xp: Any, *arrays: Array, axis: int) -> Any:
     return xp.concatenate(arrays, axis=axis), tuple([array.shape[axis] for array in arrays])
 
 
-def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along an axis they have."""
+def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Any:
+    """Arrays joined along an axis they have; taken flat first, if it is None (as NumPy's)."""
+    if axis is None:
+        arrays, axis = [reshape(array, (-1,)) for array in arrays], 0
     return _concatenate(*arrays, axis=axis)
 
 
@@ -142,7 +146,7 @@ _pieces.vjp("x", _pieces_rule)
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """Cut along `axis`: into n equal sections, or before each of the given indices."""
     n = x.shape[axis]
-    if isinstance(indices_or_sections, int):
+    if isinstance(indices_or_sections, (int, np.integer)):
         if indices_or_sections <= 0 or n % indices_or_sections:
             raise ValueError(
                 f"split: axis {axis} has length {n}, which {indices_or_sections} equal sections "
@@ -199,9 +203,9 @@ def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
     `pad_width` is as in NumPy: a number for all sides, (before, after) for all axes, or such a pair
     for each axis.
     """
-    if isinstance(pad_width, int):
+    if isinstance(pad_width, (int, np.integer)):
         pad_width = (pad_width, pad_width)
-    if isinstance(pad_width[0], int):
+    if isinstance(pad_width[0], (int, np.integer)):
         pad_width = (pad_width,) * x.ndim
     if len(pad_width) != x.ndim or any(b < 0 or a < 0 for b, a in pad_width):
         raise ValueError(

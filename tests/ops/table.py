@@ -134,6 +134,24 @@ for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_eq
 
 
 @st.composite
+def truths(draw, call, reference, count):
+    found = draw(
+        hnp.mutually_broadcastable_shapes(num_shapes=count, min_side=0, max_side=3, max_dims=3)
+    )
+    return _made(call, reference, [draw(hnp.arrays(bool, s)) for s in found.input_shapes])
+
+
+for _name, _count in [("logical_and", 2), ("logical_or", 2), ("logical_not", 1)]:
+    entry(
+        _name,
+        truths(getattr(mt, _name), getattr(np, _name), _count),
+        f"ops.comparison.{_name}",
+        differentiable=False,
+        keeps_dtype=False,
+    )
+
+
+@st.composite
 def integer_powers(draw):
     (x,) = draw(arrays(draw(shapes()), domain="nonzero"))
     exponent = draw(st.sampled_from([-2, -1, 0, 1, 2, 3, 2.0]))
