@@ -109,6 +109,8 @@ class _SingleStep(Module):
         for label, value in zip(self.cell.state, values, strict=True):
             if value.shape != shape:
                 raise ValueError(f"{name}: {label} must have shape {shape}, got {value.shape}")
+            if value.dtype != x.dtype:
+                raise TypeError(f"{name}: the input is {x.dtype}, {label} is {value.dtype}")
         return values if x.ndim == 2 else tuple([expand_dims(value, 0) for value in values])
 
     def _advance(self, x: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -143,7 +143,7 @@ def dropout(
     ValueError
         If `p` is not a probability.
     TypeError
-        If `x` is neither a tensor nor an array.
+        If `x` is neither a tensor nor an array, or holds no floats.
 
     Notes
     -----
@@ -151,6 +151,11 @@ def dropout(
     """
     check_probability("p", p)
     place = _backend_of(x)
+    if x.dtype.kind != "f":
+        raise TypeError(
+            f"dropout scales floats by 1 / (1 - p), not {x.dtype}; convert with "
+            '.astype("float32") first'
+        )
     if not training or p == 0.0:
         return x
     return x * dropout_mask(x.shape, x.dtype, p, place, generator)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from microtensor import backend, engine, writes
+from microtensor.creation import zeros_like
 from microtensor.nn.parameter import Parameter
 from microtensor.tensor import Tensor
 
@@ -227,10 +228,11 @@ class Module:
         """Switch this module and all below it to evaluation: dropout off."""
         return self.train(False)
 
-    def zero_grad(self) -> None:
-        """Forget all gradients: `grad` becomes None."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients: `grad` becomes None, or zeros with `set_to_none=False`."""
         for parameter in self.parameters():
-            parameter.grad = None
+            keep = parameter.grad is not None and not set_to_none
+            parameter.grad = zeros_like(parameter.grad) if keep else None
 
     def apply(self, function: Callable[[Module], Any]) -> Self:
         """Call `function` on every module below this one, children first, and on this one."""

@@ -612,7 +612,15 @@ def _module_step(cell: Any, several: bool) -> Step:
         if not several:
             output, new = result if isinstance(result, tuple) else (result, result)
             return output, (new,)
-        output, new = result if isinstance(result[-1], tuple) else (result[0], result)
-        return output, tuple(new)
+        many = isinstance(result, tuple | list)
+        nested = many and isinstance(result[-1], tuple | list)
+        new = result[-1] if nested else result
+        if not many or len(new) != len(state) or (nested and len(result) != 2):
+            got = f"{len(result)} values" if many else f"a {type(result).__name__}"
+            raise TypeError(
+                f"the state of {type(cell).__name__} has {len(state)} values, and its step "
+                f"returned {got}; return the new state, a tuple of {len(state)}, or (output, that)"
+            )
+        return result[0], tuple(new)
 
     return step

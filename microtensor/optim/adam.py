@@ -89,7 +89,8 @@ class Adam(Optimizer):
         xp.multiply(xp.multiply(g, g, out=spare), 1.0 - beta2, out=spare)
         xp.add(square, spare, out=square)
         if group["amsgrad"]:
-            square = xp.maximum(arrays["max_exp_avg_sq"], square, out=arrays["max_exp_avg_sq"])
+            greatest = slot.array("max_exp_avg_sq")
+            square = xp.maximum(greatest, square, out=greatest)
         # sqrt(1 - beta2^t) is moved out of the array: one pass over it less.
         unbias = math.sqrt(1.0 - beta2**slot.step)
         xp.add(xp.sqrt(square, out=spare), group["eps"] * unbias, out=spare)

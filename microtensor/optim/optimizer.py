@@ -15,6 +15,7 @@ import numpy as np
 
 from microtensor import backend, engine, writes
 from microtensor.backend import Array
+from microtensor.creation import zeros_like
 from microtensor.tensor import Tensor
 
 __all__ = ["Optimizer"]
@@ -35,6 +36,12 @@ class Slot:
         xp = backend.namespaces[data.__class__]
         self.data = data  # the very array of the last step: as long as it is the same, all fits
         self.scratch, self.spare = xp.empty_like(data), xp.empty_like(data)
+
+    def array(self, name: str) -> Array:
+        """State by name: zeros if a hyperparameter asks for it only since the last step."""
+        if name not in self.arrays:
+            self.arrays[name] = backend.namespaces[self.data.__class__].zeros_like(self.data)
+        return self.arrays[name]
 
     def follow(self, data: Array, name: str) -> None:
         """The parameter has become another array since the last step; of the same kind, or not."""
@@ -136,11 +143,12 @@ class Optimizer:
         check_number("lr", group["lr"])
         check_number("weight_decay", group["weight_decay"])
 
-    def zero_grad(self) -> None:
-        """Forget all gradients: `grad` becomes None."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients: `grad` becomes None, or zeros with `set_to_none=False`."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.grad = None
+                keep = parameter.grad is not None and not set_to_none
+                parameter.grad = zeros_like(parameter.grad) if keep else None
 
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are."""
@@ -195,11 +203,12 @@ class Optimizer:
             state[f"group{j}.params"] = _host_tensor(len(group["params"]))
             for name in self.defaults:
                 state[f"group{j}.{name}"] = _host_tensor(group[name])
-        for i, (_, slot) in enumerate(self._positions()):
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        for i, ((_, slot), group) in enumerate(zip(self._positions(), groups, strict=True)):
             if slot is not None:
                 state[f"{i}.step"] = _host_tensor(slot.step)
-                for name, array in slot.arrays.items():
-                    state[f"{i}.{name}"] = engine.wrap(array.copy())
+                for name in self._state(group):
+                    state[f"{i}.{name}"] = engine.wrap(slot.array(name).copy())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

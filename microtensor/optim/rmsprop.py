@@ -87,7 +87,7 @@ class RMSprop(Optimizer):
         xp.multiply(xp.multiply(g, g, out=spare), 1.0 - alpha, out=spare)
         xp.add(square, spare, out=square)
         if group["centered"]:
-            mean = arrays["grad_avg"]
+            mean = slot.array("grad_avg")
             xp.multiply(mean, alpha, out=mean)
             xp.add(mean, xp.multiply(g, 1.0 - alpha, out=spare), out=mean)
             xp.subtract(square, xp.multiply(mean, mean, out=spare), out=spare)
@@ -98,7 +98,7 @@ class RMSprop(Optimizer):
         xp.divide(g, spare, out=spare)
         momentum = group["momentum"]
         if momentum:
-            velocity = arrays["momentum_buffer"]
+            velocity = slot.array("momentum_buffer")
             xp.multiply(velocity, momentum, out=velocity)
             xp.add(velocity, spare, out=velocity)
             xp.multiply(velocity, group["lr"], out=spare)
