@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"tasks: {' '.join(str(error).split())}")
         return 2
     except LoadError as error:
-        say(f"tasks: {error}; remove that file to go on without it")
+        # A file that is damaged can only go; one that could not be read may be whole.
+        advice = "" if isinstance(error.__cause__, OSError) else "; remove it to go on without it"
+        say(f"tasks: {error}{advice}")
         return 2
     except (Stopped, KeyboardInterrupt) as stop:
         saved = "stopped; what was computed is saved." if isinstance(stop, Stopped) else "stopped."
@@ -81,6 +83,8 @@ def _command(given: list[str]) -> int:
         case "show":
             print("\n\n".join(_show(task) for task in registry.select(options.names)))
         case "report":
+            if not options.folder:
+                raise UsageError("report: name a folder of runs; got ''")
             return _report(Path(options.folder))
     return 0
 
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where runs are kept, each in DIR/NAME-PRESET (default: runs)",
     )
-    add("--data", metavar="DIR", help="where data sets are kept or fetched to")
+    add("--data", metavar="DIR", help="an existing folder, where data sets are kept or fetched to")
     add("--json", action="store_true", help="one line of JSON a run on standard output")
     add("--check", action="store_true", help="exit with 1 if a row is out of tolerance")
     add("--resume", action="store_true", help="go on with what --out holds")
@@ -265,7 +269,12 @@ def _check_options(options: argparse.Namespace) -> None:
     if not options.save_every >= 0:
         raise UsageError(f"--save-every must be at least 0 seconds; got {options.save_every}")
     if options.data is not None and not os.path.isdir(options.data):
-        raise UsageError(f"--data: there is no folder {options.data}")
+        raise UsageError(
+            f"--data: there is no folder {options.data}; make it first, also where data sets are "
+            "still to be fetched into it"
+        )
+    if not options.out:
+        raise UsageError("--out must name a folder; got ''")
     if options.live and (options.cluster or (options.jobs or 1) > 1):
         raise UsageError("--live draws what trains in this process: leave out --jobs and --cluster")
     if options.cluster and options.jobs:

@@ -223,9 +223,14 @@ class RunFolder:
             return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise UsageError(
-                f"--out: {self.path / 'config.json'} cannot be read ({error}); "
+                f"--out: {self.path / 'config.json'} cannot be read "
+                f"({error.strerror or error}); name another folder"
+            ) from error
+        except ValueError as error:
+            raise UsageError(
+                f"--out: {self.path / 'config.json'} is no run's configuration ({error}); "
                 "remove the folder or name another"
             ) from error
 

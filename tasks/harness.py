@@ -59,6 +59,7 @@ __all__ = [
     "UsageError",
     "at_least",
     "at_most",
+    "check_learning_rate",
     "median_of",
     "success_rate",
     "wilson",
@@ -253,6 +254,18 @@ class Settings:
                     ):
                         about[name] = " ".join(text.split())
         return about
+
+
+def check_learning_rate(rate: float) -> None:
+    """Refuse a step size that is negative, infinite or not a number.
+
+    Raises
+    ------
+    ValueError
+        With one sentence, for `__post_init__` of a `Settings`.
+    """
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"learning_rate must be a number from 0 up; got {rate}")
 
 
 @dataclass(frozen=True)

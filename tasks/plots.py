@@ -37,13 +37,27 @@ def new_figure(
     return figure, axes
 
 
-def curves(axes: Axes, steps: np.ndarray, values: np.ndarray, *, label: str, color: str) -> None:
-    """All trials as thin lines, their median as a thick one. values : (trials, n)."""
+def curves(
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    *,
+    label: str,
+    color: str,
+    style: str = "-",
+) -> None:
+    """All trials as thin lines, their median as a thick one in matplotlib's line style `style`.
+
+    values : (trials, n), NaN where a trial has no number; the median is of those that have one.
+    """
     for line in values:
         axes.plot(steps, line, color=color, linewidth=0.6, alpha=0.35)
     count = values.shape[0]
     text = f"{label} (median of {count} trials)" if count > 1 else label
-    axes.plot(steps, np.nanmedian(values, axis=0), color=color, linewidth=2.0, label=text)
+    median = np.full(len(steps), np.nan)
+    some = ~np.isnan(values).all(axis=0)  # elsewhere NumPy would warn and say NaN as well
+    median[some] = np.nanmedian(values[:, some], axis=0)
+    axes.plot(steps, median, style, color=color, linewidth=2.0, label=text)
 
 
 def reference_levels(axes: Axes, levels: Sequence[Level]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tasks.harness import UsageError
 
@@ -93,14 +94,14 @@ def markdown(root: Path) -> str:
     Raises
     ------
     UsageError
-        There is no such folder, no finished run in it, or a result.json that cannot be read.
+        There is no such folder, no finished run in it, or something that cannot be read.
     """
     if not root.is_dir():
         raise UsageError(
             f"report: there is no folder {root}; run an experiment first, or name another"
         )
     # `.part` names a run's folder relative to the report, so that the figures' links hold.
-    results = [(path.parent, _read(path)) for path in sorted(root.rglob("result.json"))]
+    results = [(path.parent, _read(path)) for path in _found(root)]
     if not results:
         raise UsageError(f"report: no finished run in {root}; `python -m tasks run NAME` makes one")
     results.sort(key=lambda item: (item[1]["documents"], item[1]["task"], str(item[0])))
@@ -111,12 +112,28 @@ def markdown(root: Path) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _found(root: Path) -> list[Path]:
+    """Every result.json at or below `root`, sorted; a folder that may not be read is refused."""
+    walk = os.walk(root, onerror=_refuse)
+    return sorted(
+        Path(folder) / "result.json" for folder, _, files in walk if "result.json" in files
+    )
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UsageError(
+        f"report: {error.filename} cannot be read: {error.strerror or error}"
+    ) from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         result["rows"], result["documents"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"report: {path} cannot be read ({error!r}); remove it") from error
+    except OSError as error:
+        _refuse(error)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"report: {path} is no run's result ({error!r}); remove it") from error
     return dict(result)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from typing import Any
+
+import numpy as np
 
 import microtensor as mt
 from tasks.folder import RunFolder, configuration, row_to_dict
@@ -42,14 +46,16 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
 def _finish(
     task: Task, run: Run, options: Options, folder: RunFolder, seconds: float
 ) -> dict[str, Any]:
-    rows = task.rows(run)
-    _check_rows(task, rows)
-    printout = task.printout(run) if task.printout else ""
-    folder.write_tables(run)
-    folder.write_model(task, run)
-    figures: list[str] = []
-    if options.plots and task.figures:
-        figures = folder.write_figures(task.figures(run))
+    # Means of what diverged overflow, too.
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = [_telling_divergence(row) for row in task.rows(run)]
+        _check_rows(task, rows)
+        printout = task.printout(run) if task.printout else ""
+        folder.write_tables(run)
+        folder.write_model(task, run)
+        figures: list[str] = []
+        if options.plots and task.figures:
+            figures = folder.write_figures(task.figures(run))
     result = {
         "task": task.name,
         "documents": list(task.documents),
@@ -64,6 +70,14 @@ def _finish(
     }
     folder.finish(result, printout)
     return folder.load_result()
+
+
+def _telling_divergence(row: Row) -> Row:
+    """The row; where a trial is behind it whose number is not finite, its note says so."""
+    if all(map(math.isfinite, (row.value, *(row.spread or ())))):
+        return row
+    note = f"Diverged: a trial is not a finite number. {row.note}".rstrip()
+    return dataclasses.replace(row, note=note)
 
 
 def _check_rows(task: Task, rows: list[Row]) -> None:

@@ -63,7 +63,9 @@ def train_unit(unit: Unit, hooks: Hooks | None = None) -> UnitResult:
     # Draws that no generator was named for follow from the key, too. That generator is the
     # process's own, and a Dask worker may run several threads: hence one unit at a time in a
     # process.
-    with _one_unit, mt.use_backend(unit.backend):
+    # A run that diverges is told by its rows (not a number, "Diverged"), not by NumPy's warnings.
+    quietly = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with _one_unit, mt.use_backend(unit.backend), quietly:
         mt.default_generator().manual_seed((unit.seed, unit.trials[0]))
         trials = task.train(work)
     if tuple(t.number for t in trials) != unit.trials:

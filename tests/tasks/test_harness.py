@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import importlib.util
 import json
 import math
@@ -24,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
-from tasks import registry, report, runner, scheduling, snapshot
+from tasks import cli, registry, report, runner, scheduling, snapshot
 from tasks.folder import RunFolder, to_json
 from tasks.harness import (
     Level,
@@ -32,6 +33,7 @@ from tasks.harness import (
     Settings,
     at_least,
     at_most,
+    check_learning_rate,
     median_of,
     success_rate,
     wilson,
@@ -361,6 +363,27 @@ def test_check_exits_with_1_if_a_row_is_out_of_tolerance(walk_task: Any, tasks_c
     assert lost.json["rows"][0]["value"] is None
 
 
+def test_a_diverged_row_says_so_and_nothing_warns(walk_task: Any, tasks_cli: Any) -> None:
+    lost = tasks_cli(
+        "run walk --stride 1e308 --length 40 --no-plots --json"
+    )  # warnings are errors here
+    distance, steps = lost.json["rows"]
+    assert (distance["value"], distance["ok"]) == (None, False)
+    assert distance["note"] == "Diverged: a trial is not a finite number."
+    assert steps["note"] == ""
+
+
+def test_the_median_of_a_curve_is_silent_where_there_is_none(walk_task: Any) -> None:
+    from tasks import plots
+
+    _, axes = plots.new_figure()
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    plots.curves(axes, np.arange(3), values, label="x", color="k", style="--")
+    median = axes.lines[-1]
+    np.testing.assert_array_equal(median.get_ydata(), [2.0, 5.0, np.nan])
+    assert median.get_linestyle() == "--"
+
+
 def test_quick_says_that_it_proves_nothing_more(walk_task: Any, tasks_cli: Any) -> None:
     assert "nothing more" in tasks_cli("run walk --preset quick --no-plots").stderr
     assert "nothing more" not in tasks_cli("run walk --no-plots").stderr
@@ -476,6 +499,13 @@ def test_a_damaged_checkpoint_is_named_in_one_line(
     resumed = tasks_cli("run walk --resume")
     assert resumed.code == 2
     assert str(path) in resumed.stderr.splitlines()[-1]
+    assert "; remove it" in resumed.stderr
+    path.unlink()
+    path.mkdir()  # any reason for which the system cannot read it
+    resumed = tasks_cli("run walk --resume")
+    assert resumed.code == 2
+    assert str(path) in resumed.stderr.splitlines()[-1]
+    assert "remove" not in resumed.stderr
 
 
 def test_what_else_lies_in_the_folder_stays(walk_task: Any, tasks_cli: Any, tmp_path: Path) -> None:
@@ -506,7 +536,7 @@ def test_what_else_lies_in_the_folder_stays(walk_task: Any, tasks_cli: Any, tmp_
         ("run walk --seed -1", "--seed must be from 0"),
         ("run walk --save-every -1", "--save-every must be at least 0"),
         ("run walk --backend abacus", "invalid choice: 'abacus'"),
-        ("run walk --data /no/such/folder", "--data: there is no folder /no/such/folder"),
+        ("run walk --data /no/such/folder", "--data: there is no folder /no/such/folder; make it"),
         ("run walk --preset slow", "invalid choice: 'slow'"),
         ("run walk --strode 2", "did you mean --stride?"),
         ("run walk --colour red", "--colour is no setting of walk"),
@@ -530,6 +560,32 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("tasks: ")
     assert message in refused.stderr
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, -1e-9])
+def test_a_step_size_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="learning_rate must be a number from 0 up; got"):
+        check_learning_rate(rate)
+    for name in registry.names():
+        settings = registry.load(name).settings
+        if "learning_rate" in settings.names():
+            with pytest.raises(ValueError, match="learning_rate must be"):
+                settings(learning_rate=rate)
+            settings(learning_rate=0.0)
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "walk", "--out", ""], ["tour", "--out="], ["report", ""]]
+)
+def test_no_folder_is_not_the_current_folder(
+    walk_task: Any, tmp_path: Path, monkeypatch: Any, capsys: Any, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "''" in streams.err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(mt.backend_available("cupy"), reason="there is a GPU here")
@@ -639,6 +695,41 @@ def test_report_is_markdown_with_the_figures(walk_task: Any, tasks_cli: Any) -> 
     empty = done.out / "empty"
     empty.mkdir()
     assert "no finished run" in tasks_cli(f"report {empty}").stderr
+
+
+def test_report_says_what_it_may_not_read(walk_task: Any, tasks_cli: Any, monkeypatch: Any) -> None:
+    done = tasks_cli("run walk --no-plots")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def refused(path: Path) -> None:
+        refusal = tasks_cli(f"report {done.out}")
+        assert (refusal.code, refusal.stdout, refusal.stderr.count("\n")) == (2, "", 1)
+        assert f"report: {path} cannot be read: {denied.strerror}" in refusal.stderr
+        assert "remove" not in refusal.stderr
+
+    real_scan, real_read = os.scandir, Path.read_text
+
+    def deny(path: Path) -> None:
+        raise PermissionError(denied.errno, denied.strerror, str(path))
+
+    for folder in (done.out, done.out / "walk-document"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                os, "scandir", lambda at, no=folder: deny(no) if Path(at) == no else real_scan(at)
+            )
+            refused(folder)
+    result = done.out / "walk-document" / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path,
+            "read_text",
+            lambda at, **how: deny(at) if at == result else real_read(at, **how),
+        )
+        refused(result)
+    result.write_text("{")
+    damaged = tasks_cli(f"report {done.out}").stderr
+    assert "is no run's result" in damaged
+    assert "remove it" in damaged
 
 
 def test_numbers_are_readable() -> None:
