@@ -128,12 +128,13 @@ class HandSettings(Settings):
     trials: int = 1
     """Nothing is random here, so one trial says it all."""
     steps: int = 1000
-    """Length of the recurrence that multiplies by 0.99 or 1.01 at every step."""
+    """Length, 2 to 10000, of the recurrence that multiplies by 0.99 or 1.01 at every step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2; got {self.steps}")
+        # Ten times the document's length; much longer, and 1.01^steps leaves the range of float64.
+        if not 2 <= self.steps <= 10_000:
+            raise ValueError(f"steps must be from 2 to 10000; got {self.steps}")
 
 
 def train(work: Work) -> list[Trial]:

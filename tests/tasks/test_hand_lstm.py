@@ -161,8 +161,17 @@ def test_a_cut_in_the_recurrence_fails(tmp_path, capsys, monkeypatch):
     assert not rows["gradient of 0.99^999 by the weight"]["ok"]
 
 
-def test_refuses_a_recurrence_without_a_step(tmp_path):
-    assert main(["run", "hand_lstm", "--steps", "1", "--out", str(tmp_path)]) == 2
+@pytest.mark.parametrize("steps", ["1", "10001", "72000"])
+def test_refuses_a_recurrence_too_short_or_too_long(steps, tmp_path, capsys):
+    assert main(["run", "hand_lstm", "--steps", steps, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"tasks: hand_lstm: steps must be from 2 to 10000; got {steps}\n"
+
+
+def test_the_longest_recurrence_is_exact(tmp_path, capsys):
+    code, rows = check(tmp_path, capsys, "--steps", "10000")
+    assert code == 0
+    assert rows["1.01^9999"]["ok"]
 
 
 def test_it_says_the_same_on_every_backend(device):  # noqa: F811
