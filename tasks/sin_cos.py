@@ -23,6 +23,7 @@ from tasks.harness import (
     Task,
     Trial,
     at_most,
+    check_learning_rate,
     median_of,
     within,
 )
@@ -76,8 +77,7 @@ class SinCosSettings(Settings):
         super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1; got {self.iterations}")
-        if not 0 <= self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be a number from 0 up; got {self.learning_rate}")
+        check_learning_rate(self.learning_rate)
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1; got {self.hidden_size}")
         if not 1 <= self.gradient_steps <= STEPS:
@@ -183,16 +183,23 @@ def rows(run: Run) -> list[Row]:
     span = _last(settings.iterations)
     name = f"iterations {span[0]} to {span[-1]}"
     # Published figures end at iteration 180 and speak about the document's size and length only.
-    as_published = settings.iterations == 200 and settings.hidden_size == 10
+    comparable = settings.iterations == 200 and settings.hidden_size == 10
+    as_published = comparable and run.preset != "quick"
     final: dict[str, Any] = {"levels": known, "unit": "cost"}
     worst: dict[str, Any] = {"levels": known, "unit": "cost"}
     parameters: dict[str, Any] = {}
-    if as_published:
-        target = PUBLISHED[180]
-        final |= {"target": target, "source": "upstream", "tolerance": at_most(0.5)}
-        worst |= {"target": target, "source": "upstream", "tolerance": at_most(1.5)}
+    if comparable:
         parameters = {"target": 871, "source": "computed", "tolerance": within(871, 0)}
+    if as_published:
+        judged = {
+            "target": PUBLISHED[180],
+            "source": "upstream",
+            "note": "The published figure is one run's cost at iteration 180, after the update.",
+        }
+        final |= judged | {"tolerance": at_most(0.5)}
+        worst |= judged | {"tolerance": at_most(1.5)}
     ours = median_of(run.values("cost_mean_last_20"))
+    peak = median_of(run.values("cost_highest_last_20"))
     table = [
         Row("trainable parameters", run.values("parameters")[0], **parameters),
         Row(f"cost, mean of {name}, median of trials", **ours, **final),
@@ -202,10 +209,26 @@ def rows(run: Run) -> list[Row]:
             trials=ours["trials"],
             **worst,
         ),
+        Row(
+            f"cost, highest single one of {name}, highest of trials",
+            peak["spread"][1],
+            trials=peak["trials"],
+            levels=known,
+            unit="cost",
+            note="Single iterations scatter too widely to be judged.",
+        ),
     ]
-    if as_published:
+    if comparable:
+        verdict: dict[str, Any] = {}
         # One number for the whole curve. Single runs differ tenfold in it, hence the width.
-        published = _geometric_mean(list(PUBLISHED.values()))
+        if as_published:
+            published = _geometric_mean(list(PUBLISHED.values()))
+            verdict = {
+                "target": published,
+                "source": "upstream",
+                "tolerance": (published / 5, published * 5),
+                "note": "The published figure is that of one run.",
+            }
         _, costs = run.curve("cost_after_update")
         table.append(
             Row(
@@ -213,10 +236,7 @@ def rows(run: Run) -> list[Row]:
                 **median_of([_geometric_mean(line) for line in costs]),
                 levels=known,
                 unit="cost",
-                target=published,
-                source="upstream",
-                tolerance=(published / 5, published * 5),
-                note="the published figure is that of one run",
+                **verdict,
             )
         )
     return table
@@ -284,8 +304,8 @@ def _prediction_figure(run: Run) -> Figure:
         axes.set(
             title=f"Iteration {iteration}, before the update", ylabel="value", ylim=(low, high)
         )
+        axes.set_xlabel("x (radians)")
         axes.margins(x=0.01)
-    late.set_xlabel("x (radians)")
     figure.suptitle(
         f"Trial {middle.number}, the middle one of {len(trials)} by its final cost",
         fontsize="medium",
