@@ -13,6 +13,7 @@ import microtensor as mt
 from models.memory import KerasAdam, MemorylessMLP, MemoryLSTM, hard_sigmoid, keras_lstm, orthogonal
 from tasks import memory
 from tasks.cli import main
+from tasks.harness import Trial
 from tasks.memory import FLOOR, SEQUENCES, encode, memoryless_floor, pairs
 from tasks.work import Hooks, Interrupted, Work
 
@@ -207,6 +208,66 @@ def test_memory_needs_a_gradient_through_time(tmp_path, capsys):
     assert said.count("yhat=") == 3 * 8
     assert "[0.0, 0.0, 0.0, 1.0, 0.0] [1.0, 0.0, 0.0, 0.0, 0.0]" in said
     assert "it remembers" in said
+    assert rows[REMEMBERS]["source"] == "computed"
+
+
+def test_a_longer_training_is_not_judged_by_the_published_figures(tmp_path, capsys):
+    _, rows, _ = check(tmp_path, capsys, "--epochs", "20", "--epochs-bptt", "20")
+    judged = [name for name, row in rows.items() if name.startswith("as published") and row["ok"]]
+    assert judged == []
+    assert rows["as published, 20 epochs: all eight predictions right"]["target"] is None
+
+
+@pytest.mark.parametrize(
+    ("right", "loss", "told"),
+    [
+        (8, 0.01, "8 of 8 right, loss 0.0100 under the floor 0.0693: it remembers."),
+        (7, 0.08, "7 of 8 right, loss 0.0800 not under the floor 0.0693."),
+        (2, math.nan, "2 of 8 right, loss nan not under the floor 0.0693."),
+    ],
+)
+def test_the_conclusion_of_a_trial(right, loss, told):
+    values = {"right": right, "loss": loss, "remembers": right == 8 and loss < FLOOR}
+    assert memory._conclusion(Trial(0, values=values)) == told
+
+
+def test_eight_right_above_the_floor_is_luck():
+    values = {"right": 8, "loss": 0.08, "remembers": False}
+    told = memory._conclusion(Trial(0, values=values))
+    assert "not under the floor" in told
+    assert "the coin fell right" in told
+
+
+def test_updates_an_epoch():
+    for window, updates in ((1, 8), (2, 4), (3, 4), (4, 2)):
+        settings = memory.MemorySettings(window=window)
+        assert memory.updates_an_epoch("bptt", settings) == updates
+        assert memory.updates_an_epoch("published", settings) == 8
+        assert memory.updates_an_epoch("mlp", settings) == 8
+
+
+def test_a_diverged_run_says_so_and_nothing_else(tmp_path, capsys):
+    # NumPy's and matplotlib's warnings are errors in the tests.
+    words = [
+        "--preset",
+        "quick",
+        "--epochs",
+        "5",
+        "--epochs-bptt",
+        "5",
+        "--learning-rate",
+        "1e39",
+        "--jobs",
+        "1",
+        "--json",
+    ]
+    assert main(["run", "memory", *words, "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    rows = {row["name"]: row for row in json.loads(captured.out.splitlines()[-1])["rows"]}
+    assert rows["as published, 5 epochs: loss"]["note"].startswith("Diverged")
+    assert rows["as published, 5 epochs: loss"]["value"] is None
+    assert "it remembers" not in captured.err
+    assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
 def test_a_learning_rate_of_zero_fails(tmp_path, capsys):
