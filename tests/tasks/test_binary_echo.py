@@ -188,7 +188,17 @@ def test_it_learns_what_its_windows_teach(tmp_path, capsys):
     rows.pop("cross-entropy, 1 step, 4 units, last 500 updates")  # one trial of this is chance.
     assert BOTH < long["value"] < BOTH + 0.02
     assert all(row["ok"] for row in rows.values())
+    assert rows[SHORT]["source"] == "computed"
     assert {SHORT, "largest difference between the curves of the three builds"} <= rows.keys()
+
+
+def test_a_configuration_has_one_colour():
+    drawn = {
+        (shape.steps, shape.units)
+        for shape in binary_echo.shapes(binary_echo.EchoSettings()).values()
+    }
+    assert set(binary_echo.COLORS) == drawn
+    assert len(set(binary_echo.COLORS.values())) == len(drawn)
 
 
 def test_a_learning_rate_of_zero_fails(tmp_path, capsys):
