@@ -176,6 +176,8 @@ def check_cotangent(who: str, cotangent: Any, output: Any) -> None:
             f"{who}: the cotangent is a {type(cotangent).__name__}, but the output lives on "
             f"backend {output.backend!r}; pass a tensor or array of that backend"
         )
+    if hasattr(cotangent, "dtype") and cotangent.dtype.kind == "c" != output.dtype.kind:
+        raise TypeError(f"{who}: the cotangent is complex, the output {output.dtype}; pass .real")
     given = getattr(cotangent, "shape", ())
     if given != shape:
         raise ValueError(f"{who}: the cotangent has shape {given}, the output has {shape}")

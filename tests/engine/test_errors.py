@@ -349,3 +349,40 @@ def test_augmented_assignment_makes_a_new_tensor():
     assert kept.detach().numpy().tolist() == [1.0, 2.0]
     y.sum().backward()
     assert x.grad.numpy().tolist() == [3.0, 5.0]
+
+
+def test_a_complex_cotangent_is_refused():
+    """Its imaginary part would be dropped on the way."""
+    x = leaf(1.0, 2.0)
+    y = x * 2.0
+    for c in (np.array([1j, 1.0]), mt.tensor(np.array([1j, 1.0]))):
+        with pytest.raises(TypeError, match=r"complex.*float64.*\.real"):
+            y.backward(c)
+        with pytest.raises(TypeError, match="complex"):
+            mt.grad([y], [x], [c])
+    with pytest.raises(TypeError, match="complex"):
+        (x[0] * 2.0).backward(np.complex128(1j))
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("operate", [mt.multiply, mt.add, mt.subtract, mt.divide, mt.matmul])
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_complex_contributions_are_refused(operate, create_graph):
+    x, z = leaf(1.0, 2.0), mt.tensor(np.array([1j, 1.0]))
+    y = operate(x, z)
+    with pytest.raises(TypeError, match=rf"rule of `{operate.__name__}`.*complex.*no gradients"):
+        mt.grad([y], [x], [np.ones(y.shape, y.dtype)], create_graph=create_graph)
+
+
+def test_results_of_parameters_that_come_from_a_generator():
+    """`model.parameters()` is an iterator, and may be given as it is."""
+    model = mt.nn.Sequential(mt.nn.Linear(2, 3), mt.nn.Linear(3, 1))
+    x = mt.ones((4, 2))
+    wanted = mt.grad(model(x).sum(), list(model.parameters()))
+    got = mt.grad(model(x).sum(), model.parameters())
+    assert isinstance(got, tuple)
+    assert len(got) == len(wanted) == 4
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    (g,) = mt.grad(model(x).sum(), (p for p in [model[0].weight]))
+    assert g.shape == (3, 2)
