@@ -103,3 +103,48 @@ def test_leaves_are_copied_and_pickled_and_results_are_not():
         assert not np.shares_memory(again.data, x.data)
     with pytest.raises(TypeError, match="detach"):
         copy.deepcopy(x * 2)
+
+
+class Foreign:
+    """An array of another library, as far as NumPy can see."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array.astype(dtype or self.array.dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_arrays_of_other_libraries_keep_their_dtype(dtype, shape):
+    array = np.full(shape, 3, dtype)
+    t = mt.tensor(Foreign(array))
+    assert t.dtype == dtype
+    np.testing.assert_array_equal(t.data, array)
+    assert mt.tensor(np.float64(0.1)).dtype == np.float64
+    assert mt.tensor(memoryview(np.full(3, 0.1))).dtype == np.float64
+
+
+@given(
+    low=st.floats(-100, 100, width=32),
+    ulps=st.integers(1, 4),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_uniform_numbers_stay_below_the_upper_end(low, ulps, dtype, seed):
+    """Also in intervals so narrow that rounding to float32 meets their ends all the time."""
+    high = np.float32(low)
+    for _ in range(ulps):
+        high = np.nextafter(high, np.float32(np.inf))
+    drawn = mt.Generator(seed).uniform(float(low), float(high), (64,), dtype)
+    assert drawn.dtype == dtype
+    assert (drawn >= dtype(low)).all()
+    assert (drawn < high).all()
+
+
+@pytest.mark.parametrize("like", [mt.zeros_like, mt.ones_like])
+@pytest.mark.parametrize("given_", [[1, 2], 3.0, None, "ab"])
+def test_the_shape_of_what_is_no_array_is_refused(like, given_):
+    with pytest.raises(TypeError, match=r"shape of a tensor or an array, not of a \w+"):
+        like(given_)

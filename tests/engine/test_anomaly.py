@@ -135,3 +135,37 @@ def test_outside_the_block_nothing_is_looked_at():
 def test_an_anomaly_on_a_device(device):
     with mt.detect_anomaly(), pytest.raises(AnomalyError, match="`log`"):
         mt.log(device.tensor([0.0, 1.0], requires_grad=True))
+
+
+def test_backward_where_only_the_sum_of_contributions_overflows():
+    """Each share is finite: what is to blame is that they were added up."""
+    x = leaf(1e-3)
+    h = x * 1.0
+    where = here(-1)
+    y = h * 1.5e308 + h * 1.5e308
+    with mt.detect_anomaly(), pytest.raises(AnomalyError, match=r"`multiply`.*sum.*" + where):
+        y.backward()
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_backward_from_an_infinite_cotangent(create_graph):
+    x = leaf(1.0)
+    y = mt.tanh(x)
+    with mt.detect_anomaly(), pytest.raises(AnomalyError, match=r"`tanh`.*started so"):
+        y.backward(np.array([np.inf]), create_graph=create_graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("subtract", lambda x: x - x),
+        ("multiply", lambda x: x * 0.0),
+        ("divide", lambda x: x / x),
+        ("sin", lambda x: mt.sin(x)),
+        ("sum", lambda x: mt.sum(mt.stack([x, -x]))),
+    ],
+)
+def test_a_nan_out_of_infinite_arguments(name, call):
+    """An infinity explains an infinity, but no NaN."""
+    with mt.detect_anomaly(), pytest.raises(AnomalyError, match=f"`{name}`.*forward"):
+        call(leaf(np.inf))

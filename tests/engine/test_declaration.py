@@ -294,3 +294,15 @@ def test_declaring_returns_the_operation_and_keeps_its_documentation():
     assert documented.__doc__ == "What it does."
     assert documented.__name__ == "documented"
     assert documented.declaration is REGISTRY[f"{__name__}.documented"]
+
+
+def test_plans_of_operations_with_many_arguments_are_bounded():
+    """A sequence of another length each time must not leave a plan behind for each length."""
+    declaration = mt.stack.__globals__["_stack"].declaration
+    for count in range(1, 300):
+        leaves = [mt.ones(1, requires_grad=i % 2 == 0) for i in range(count)]
+        y = mt.stack(leaves)
+        if count % 50 == 0:
+            (g,) = mt.grad([y], [leaves[0]], [mt.ones_like(y)])
+            assert g.item() == 1.0
+    assert len(declaration.plans) <= 100

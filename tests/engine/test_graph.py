@@ -385,3 +385,17 @@ def test_seeds_of_several_outputs_may_be_the_same_array():
     assert ga.numpy().tolist() == [2.0, 2.0]
     assert gb.numpy().tolist() == [0.0, 0.0]
     assert seed.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("cut", [lambda x: mt.split(x, 2), lambda x: mt.unstack(x)])
+def test_pieces_do_not_keep_what_they_were_cut_from(cut):
+    """`tanh` saves its result, so what was cut up is not needed any more once it is computed."""
+    x = leaf(0.1, 0.2)
+    whole = x.reshape(2, 1) * 2.0
+    watched = weakref.ref(whole.data)
+    a, b = cut(whole)
+    y = mt.tanh(a) * mt.sigmoid(b)
+    del whole, a, b
+    assert watched() is None
+    y.sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()

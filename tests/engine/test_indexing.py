@@ -191,3 +191,29 @@ def test_a_host_index_is_uploaded_before_it_reaches_the_device():
         y = x[np.array([0, 2])] * x[[1, 1]] + mt.take(x, np.array([0, 1]))
         y.sum().backward()
     assert place.host(x.grad).tolist() == [3.0, 5.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x, i: x[i],
+        lambda x, i: x[:, i],
+        lambda x, i: x[i, i],
+        lambda x, i: x[..., i],
+        lambda x, i: mt.take(x, i, axis=1),
+        lambda x, i: mt.take(x, i),
+        lambda x, i: mt.take_along_axis(x, i[None] if i.ndim == 1 else i, axis=1),
+    ],
+)
+def test_an_index_overwritten_before_backward_is_noticed(pick, backend):
+    """The derivative goes where the index points: to other elements, once it is overwritten."""
+    x = backend.tensor(np.arange(9.0).reshape(3, 3), requires_grad=True)
+    for overwrite in (False, True):
+        i = backend.tensor(np.array([0, 2]))
+        y = pick(x, i).sum()
+        if not overwrite:
+            mt.grad(y, x)
+            continue
+        i[...] = 1
+        with pytest.raises(mt.GradientStateError, match=r"shape \(\d.*changed in place"):
+            y.backward()

@@ -245,3 +245,62 @@ def test_nodes_know_their_name_and_line():
     assert "y = mt.tanh(x)" in text[line - 1]
     assert "z = x + 1.0" in text[z.place.line[1] - 1]
     assert repr(y.place) == f"`tanh` (called at {file}:{line})"
+
+
+@pytest.mark.parametrize("switch", [mt.no_grad, mt.enable_grad, mt.detect_anomaly])
+def test_a_decorated_function_runs_in_several_threads_at_once(switch):
+    """Each call has a switch of its own: whoever came first may leave first."""
+    entered, leave = ({name: threading.Event() for name in "ab"} for _ in range(2))
+    faults = []
+
+    @switch()
+    def work(name):
+        entered[name].set()
+        leave[name].wait(10)
+
+    def run(name):
+        before = modes.current.get()
+        try:
+            work(name)
+        except (RuntimeError, ValueError) as error:  # of another thread's token
+            faults.append(error)
+        if modes.current.get() != before:
+            faults.append(f"{name}: {modes.current.get()} after")
+
+    threads = {name: threading.Thread(target=run, args=(name,)) for name in "ab"}
+    for name, thread in threads.items():
+        thread.start()
+        assert entered[name].wait(10)
+    for name, thread in threads.items():
+        leave[name].set()
+        thread.join(10)
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x[0],
+        lambda x: mt.mean(x[:, 0]),
+        lambda x: mt.var(x),
+        lambda x: mt.mse_loss(x, np.ones((2, 2))),
+        lambda x: mt.einsum("ij,jk->ik", x, x),
+        lambda x: mt.cross_entropy(x, np.array([0, 1])),
+        lambda x: mt.stack([x, x]),
+        lambda x: x.reshape(4),
+        lambda x: mt.split(x, 2)[1],
+        lambda x: x.clip(0, 1),
+    ],
+)
+def test_nodes_know_the_users_line_through_composites(call):
+    """Not a line of the library, whatever function of it makes the node."""
+    node = call(mt.tensor(np.eye(2), requires_grad=True)).place
+    node = node[0] if isinstance(node, tuple) else node
+    seen = [node]
+    while seen:
+        node = seen.pop()
+        file, line = node.line
+        assert file == __file__, f"`{node.name}` is said to be called at {file}:{line}"
+        assert line == call.__code__.co_firstlineno
+        places = [place[0] if isinstance(place, tuple) else place for place in node.parents]
+        seen += [place for place in places if not isinstance(place, mt.Tensor)]

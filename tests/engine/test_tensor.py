@@ -403,3 +403,81 @@ def test_detach_of_a_nesting(x):
     assert cut["rest"][1][1] == 3
     assert cut["rest"][2] == "name"
     assert y.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_iteration_over_nothing(shape):
+    x = mt.zeros(shape, requires_grad=True)
+    assert list(x) == list(x * 2.0) == list(mt.unstack(x)) == []
+    assert list(mt.zeros(shape)) == []
+
+
+def test_formatting():
+    loss = mt.tensor(np.array(1.23456), requires_grad=True) * 2.0
+    assert f"{loss:.4f}" == "2.4691"
+    assert f"{mt.tensor(7):03d}" == "007"
+    assert f"{loss:10.2e}" == "  2.47e+00"
+    assert f"{loss}" == str(loss)
+    assert "requires_grad" in f"{loss}"
+    several = mt.tensor([1.0, 2.0])
+    assert f"{several}" == str(several)
+
+
+def test_shape_ndim_and_size_of_numpy(x):
+    assert np.shape(x) == (2, 3)
+    assert np.ndim(x) == 2
+    assert np.size(x) == 6
+    with pytest.raises(TypeError):
+        np.size(x, 0)
+
+
+@pytest.mark.parametrize("call", [np.emath.sqrt, np.linalg.outer, np.linalg.matmul, np.fft.ifft])
+def test_functions_of_numpys_other_modules_are_not_ours(call, x):
+    """np.emath.sqrt(-1) is 1j, mt.sqrt(-1) is NaN: one name, two functions."""
+    with pytest.raises(TypeError):
+        call(x, x) if call.__module__ == "numpy.linalg" else call(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "reference"),
+    [
+        (lambda x: np.pad(x, 1, mode="constant"), lambda X: np.pad(X, 1)),
+        (lambda x: np.pad(x, 1, "constant"), lambda X: np.pad(X, 1)),
+        (
+            lambda x: np.pad(x, ((1, 0), (0, 2)), constant_values=np.float64(2)),
+            lambda X: np.pad(X, ((1, 0), (0, 2)), constant_values=2),
+        ),
+        (lambda x: np.reshape(x, shape=(3, 2)), lambda X: X.reshape(3, 2)),
+        (lambda x: np.reshape(x, shape=-1), lambda X: X.reshape(-1)),
+        (lambda x: x.reshape(shape=[6, 1]), lambda X: X.reshape(6, 1)),
+        (
+            lambda x: np.concatenate([x, x[0]], axis=None),
+            lambda X: np.concatenate([X, X[0]], axis=None),
+        ),
+        (lambda x: np.split(x, np.int64(3), axis=1)[1], lambda X: X[:, 1:2]),
+        (lambda x: np.pad(x, np.int64(1)), lambda X: np.pad(X, 1)),
+    ],
+)
+def test_numpys_own_spellings(call, reference, x):
+    y = call(x)
+    assert isinstance(y, mt.Tensor)
+    np.testing.assert_array_equal(y.detach().numpy(), reference(X))
+    assert mt.grad(y.sum(), x).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "reflect"}, {"mode": "edge"}, {"constant_values": (1, 2)}]
+)
+def test_other_paddings_of_numpy_are_refused(options, x):
+    with pytest.raises(TypeError, match=r"one number.*mt\.pad"):
+        np.pad(x, 1, **options)
+
+
+def test_logical_functions_of_numpy():
+    a, b = mt.tensor([True, True, False]), np.array([True, False, False])
+    for f in (np.logical_and, np.logical_or, np.bitwise_and, np.bitwise_or):
+        for y in (f(a, b), f(b, a)):
+            assert isinstance(y, mt.Tensor)
+            assert y.numpy().tolist() == f(a.numpy(), b).tolist()
+    for f in (np.logical_not, np.invert, np.bitwise_not):
+        assert f(a).numpy().tolist() == [False, False, True]

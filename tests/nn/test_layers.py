@@ -159,3 +159,33 @@ def test_activations(module, function):
     x = np.linspace(-3, 3, 12).reshape(3, 4)
     np.testing.assert_allclose(host(module(mt.tensor(x))), function(x), rtol=1e-14)
     assert repr(module) == f"{type(module).__name__}()"
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1), (5, 2)])
+def test_a_bias_of_another_shape_is_refused(shape):
+    """(1,) would be repeated, and (5, 2) would be another bias for each row of the input."""
+    x, weight = mt.ones((5, 3)), mt.ones((2, 3))
+    for linear in (F.linear, mt.linear):
+        with pytest.raises(ValueError, match=r"bias of shape .* must be \(2,\)"):
+            linear(x, weight, mt.ones(shape))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_])
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_of_what_is_no_float_is_refused(dtype, training):
+    """A factor of 1 / (1 - p) in integers would be 1 for p below a half, or 0."""
+    with pytest.raises(TypeError, match=r"dropout scales floats.*astype"):
+        F.dropout(mt.ones(4, dtype=dtype), 0.25, training)
+
+
+def test_an_overwritten_buffer_of_indices_is_noticed():
+    """A data loader that reuses its batch would send the gradients to the wrong rows."""
+    layer, batch = nn.Embedding(4, 2), np.array([0, 1])
+    for indices in (batch, mt.tensor(batch)):
+        rows = layer(indices)
+        if isinstance(indices, mt.Tensor):
+            indices[...] = np.array([2, 3])
+        else:
+            mt.Tensor(indices)[...] = np.array([2, 3])
+        with pytest.raises(mt.GradientStateError, match="changed in place"):
+            rows.sum().backward()

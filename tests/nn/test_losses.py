@@ -97,3 +97,56 @@ def test_reductions_are_checked_at_construction():
         with pytest.raises(ValueError, match="reduction must be one of"):
             loss(reduction="average")
         assert repr(loss(reduction="sum")) == f"{loss.__name__}(reduction='sum')"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_labels_of_any_integer_type_mean_the_same(dtype, reduction):
+    """Many positions and classes: their products do not fit the smallest types."""
+    n, classes = 700, 100
+    scores = RNG.normal(size=(n, classes))
+    labels = RNG.integers(0, classes, n)
+    weight, found = RNG.uniform(1, 2, classes), []
+    for given_labels in (labels, labels.astype(dtype), mt.tensor(labels.astype(dtype))):
+        x = mt.tensor(scores, requires_grad=True)
+        y = mt.cross_entropy(x, given_labels, weight=weight, reduction=reduction)
+        found.append((y.detach().numpy(), mt.grad(y.sum(), x).numpy()))
+    for values in found[1:]:
+        np.testing.assert_array_equal(values[0], found[0][0])
+        np.testing.assert_array_equal(values[1], found[0][1])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (4,), (3, 1), (1, 3)])
+def test_a_class_weight_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"weight of shape .* must be \(3,\)"):
+        mt.cross_entropy(mt.zeros((2, 3)), np.array([0, 1]), weight=mt.ones(shape))
+
+
+def test_a_class_weight_that_needs_a_gradient_is_refused():
+    """It would get none, and nobody would notice."""
+    scores, weight = mt.zeros((2, 3), requires_grad=True), mt.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"weight\.detach\(\)"):
+        mt.cross_entropy(scores, np.array([0, 1]), weight=weight)
+
+
+ELEMENTWISE = ["mse_loss", "l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_operands_that_are_no_arrays_are_refused(name):
+    t, loss = mt.tensor([0.5]), getattr(mt, name)
+    for x, y in (([0.5], t), (t, [1.0]), (t, 1.0), ("0.5", t)):
+        with pytest.raises(TypeError, match=rf"{name} compares tensors or arrays, not a .*tensor"):
+            loss(x, y)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
+def test_targets_of_integers_do_not_promote(name, dtype):
+    loss, target = getattr(mt, name), np.array([1, 0, 1], dtype)
+    for given_target in (target, mt.tensor(target)):
+        x = mt.tensor(np.array([0.25, 0.5, 0.75], np.float32), requires_grad=True)
+        y = loss(x, given_target)
+        assert y.dtype == np.float32
+        assert y.item() == loss(x, target.astype(np.float32)).item()
+        assert mt.grad(y, x).dtype == np.float32

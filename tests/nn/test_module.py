@@ -248,3 +248,15 @@ def test_parameter_is_a_leaf_and_wraps_without_copy():
     assert not nn.Parameter(array, requires_grad=False).requires_grad
     with pytest.raises(TypeError):
         nn.Parameter(np.array([1, 2]))
+
+
+def test_zero_grad_may_leave_zeros():
+    layer = nn.Linear(2, 1)
+    layer.weight.grad = mt.ones((1, 2))
+    handed_out = layer.weight.grad
+    layer.zero_grad(set_to_none=False)
+    assert layer.bias.grad is None
+    np.testing.assert_array_equal(layer.weight.grad.numpy(), np.zeros((1, 2)))
+    np.testing.assert_array_equal(handed_out.numpy(), np.ones((1, 2)))
+    layer.zero_grad(set_to_none=True)
+    assert layer.weight.grad is None

@@ -1,6 +1,8 @@
 """Recurrent layers against a naive loop, against finite differences, and against themselves."""
 
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -580,3 +582,84 @@ def test_states_and_outputs_own_their_memory():
     x.numpy()[...] = 7
     layer(x)
     np.testing.assert_array_equal(output.detach().numpy(), kept)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("batch", [(), (B,)])
+def test_every_state_of_a_single_step_has_the_inputs_dtype(which, batch):
+    """A c of float64 would make the whole step, and all that follow, compute in float64."""
+    values = [mt.zeros((*batch, H)), mt.zeros((*batch, H))]
+    values[which] = values[which].astype("float64")
+    with pytest.raises(
+        TypeError, match=f"LSTMCell: the input is float32, {'hc'[which]} is float64"
+    ):
+        nn.LSTMCell(I, H)(mt.zeros((*batch, I)), tuple(values))
+    for reset in ("before", "after"):
+        with pytest.raises(TypeError, match="GRUCell: the input is float32, h is float64"):
+            nn.GRUCell(I, H, reset=reset)(mt.zeros((*batch, I)), values[which])
+
+
+class Careless(nn.Module):
+    """A step that forgets part of its state."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def step(self, x, state):
+        return self.answer(x, *state)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda x, a, b: a, "a Tensor"),
+        (lambda x, a, b: (a, b, a), "3 values"),
+        (lambda x, a, b: (x, (a,)), "2 values"),
+        (lambda x, a, b: (x, x, (a, b)), "3 values"),
+        (lambda x, a, b: None, "a NoneType"),
+    ],
+)
+def test_a_step_that_returns_too_little_state_is_told(answer, got):
+    """A bare tensor would have been taken apart along its batch."""
+    layer = nn.Recurrent(Careless(answer))
+    start = (mt.zeros((1, 2, I)), mt.ones((1, 2, I)))
+    with pytest.raises(TypeError, match=f"Careless has 2 values, and its step returned {got}"):
+        layer(mt.ones((T, 2, I)), start)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_copied_and_pickled(kind):
+    layer = build(kind, num_layers=2)
+    x = mt.randn((T, B, I), dtype="float64")
+    wanted = layer(x)[0].detach().numpy()
+    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert again.cell is layer.cell
+        np.testing.assert_array_equal(again(x)[0].detach().numpy(), wanted)
+        again.weight_ih_l0.data[...] = 0
+    np.testing.assert_array_equal(layer(x)[0].detach().numpy(), wanted)
+    module = pickle.loads(pickle.dumps(nn.Sequential(nn.LSTMCell(I, H))))
+    assert module[0].cell is nn.LSTMCell(I, H).cell
+
+
+@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm"])  # without a gate apart
+def test_a_recorded_layer_keeps_no_products_of_its_gates(kind):
+    """What the equations save are the gates' values; the sums before them are half the memory."""
+    layer = build(kind)
+    output, _ = layer(mt.tensor(np.ones((T, B, I)), requires_grad=True))
+    kept, nodes, stack = {}, set(), [output.place]
+    while stack:
+        node = stack.pop()
+        node = node[0] if isinstance(node, tuple) else node
+        if isinstance(node, mt.Tensor) or node in nodes:
+            continue
+        nodes.add(node)
+        stack += node.parents
+        for value in node.saved:
+            for part in value if isinstance(value, tuple) else [value]:
+                if isinstance(part, np.ndarray):
+                    owner = part
+                    while owner.base is not None:
+                        owner = owner.base
+                    kept[id(owner)] = owner
+    assert len(nodes) > 3 * T
+    assert not [o.shape for o in kept.values() if o.shape[-1:] == (len(layer.cell.gates) * H,)]

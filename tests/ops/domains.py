@@ -87,11 +87,17 @@ def several_axes(draw, shape):
             lambda found: [draw(st.sampled_from([a, a - ndim])) for a in found]
         )
     )
+    signed = [draw(whole(a)) for a in signed]
     return tuple(signed) if len(signed) > 1 or draw(st.booleans()) else signed[0]
 
 
+def whole(number):
+    """A whole number as Python's or as NumPy's."""
+    return st.sampled_from([int, np.int64, np.intp, np.int8]).map(lambda kind: kind(number))
+
+
 def one_axis(shape):
-    return st.integers(-len(shape), len(shape) - 1)
+    return st.integers(-len(shape), len(shape) - 1).flatmap(whole)
 
 
 def without_empty(shape, axis):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from ops.domains import arrays, one_axis, several_axes, shapes, without_empty
+from ops.domains import arrays, one_axis, several_axes, shapes, whole, without_empty
 
 import microtensor as mt
 from microtensor import engine
@@ -217,6 +217,13 @@ def along_an_axis(draw, call, reference, empty=True):
     return _made(call, reference, draw(arrays(shape)), axis=axis)
 
 
+@st.composite
+def running_sums(draw):
+    shape = draw(shapes())
+    axis = draw(st.none() | one_axis(shape)) if shape else None
+    return _made(mt.cumsum, np.cumsum, draw(arrays(shape)), axis=axis)
+
+
 def _logsumexp(x, axis=None, keepdims=False):
     return np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims))
 
@@ -239,7 +246,7 @@ entry(
     along_an_axis(mt.log_softmax, lambda x, axis: np.log(_softmax(x, axis)), empty=False),
     "ops.reduction.log_softmax",
 )
-entry("cumsum", along_an_axis(mt.cumsum, np.cumsum), "ops.reduction._cumsum")
+entry("cumsum", running_sums(), "ops.reduction._cumsum")
 entry(
     "argmax",
     along_an_axis(mt.argmax, np.argmax, empty=False),
@@ -348,7 +355,7 @@ def joins(draw):
         lambda *xs, axis: mt.concatenate(xs, axis),
         lambda *xs, axis: np.concatenate(xs, axis),
         draw(arrays(*parts)),
-        axis=axis,
+        axis=draw(st.sampled_from([axis, None])),
     )
 
 
@@ -369,7 +376,8 @@ def splits(draw):
     shape = list(draw(shapes(min_dims=1)))
     axis = draw(one_axis(shape))
     shape[axis] = draw(st.sampled_from([2, 4]))
-    where = draw(st.sampled_from([1, 2, [1], [0, 1], [-1], [1, 1, 2]]))
+    sections = st.sampled_from([1, 2]).flatmap(whole)
+    where = draw(sections | st.sampled_from([[1], [0, 1], [-1], [1, 1, 2], np.array([1, 2])]))
     return _made(
         lambda x, where, axis: mt.split(x, where, axis),
         lambda x, where, axis: np.split(x, where, axis),
@@ -382,8 +390,9 @@ def splits(draw):
 @st.composite
 def pads(draw):
     shape = draw(shapes(min_dims=1, max_dims=2))
-    pair = st.tuples(st.integers(0, 2), st.integers(0, 2))
-    widths = draw(st.one_of(st.integers(0, 2), pair, st.tuples(*[pair] * len(shape))))
+    width = st.integers(0, 2).flatmap(whole)
+    pair = st.tuples(width, width)
+    widths = draw(st.one_of(width, pair, st.tuples(*[pair] * len(shape))))
     return _made(
         mt.pad,
         lambda x, pad_width, value: np.pad(x, pad_width, constant_values=value),
@@ -478,7 +487,7 @@ def takes(draw):
 def takes_along(draw):
     shape = draw(shapes(min_dims=1, min_side=1))
     axis = draw(one_axis(shape))
-    wanted = list(shape)
+    wanted = [draw(st.sampled_from([1, n])) for n in shape]  # 1: broadcast, as NumPy's
     wanted[axis] = draw(st.integers(0, 4))
     elements = st.integers(0, shape[axis] - 1)
     indices = draw(hnp.arrays(np.int64, tuple(wanted), elements=elements))

@@ -368,3 +368,78 @@ def test_scheduled_learning_rates_count():
         optimizer.step()
     assert parameter.data.item() == -1.75
     assert parameter.dtype == np.float32
+
+
+def test_zero_grad_may_leave_zeros():
+    a, b = nn.Parameter(np.ones(2, np.float32)), nn.Parameter(np.ones(2))
+    optimizer = optim.SGD([a, b], lr=0.1)
+    a.grad = mt.ones(2)
+    optimizer.zero_grad(set_to_none=False)
+    assert b.grad is None
+    assert a.grad.dtype == np.float32
+    np.testing.assert_array_equal(a.grad.numpy(), [0, 0])
+    optimizer.step()
+    np.testing.assert_array_equal(a.data, [1, 1])
+    optimizer.zero_grad(set_to_none=True)
+    assert a.grad is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_parameter_frozen_later_stays_as_it_is(name):
+    """Its old gradient is still there, and so are its momentum and weight decay."""
+    kind, options = VARIANTS[name]
+    a, b = nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2))
+    optimizer = kind([a, b], **options)
+    for parameter in (a, b):
+        parameter.grad = mt.ones(2, dtype="float64")
+    optimizer.step()
+    a.requires_grad_(False)
+    frozen, before = a.data.copy(), optimizer.state_dict()
+    optimizer.step()
+    np.testing.assert_array_equal(a.data, frozen)
+    assert not np.array_equal(b.data, frozen)
+    after = optimizer.state_dict()
+    assert after["0.step"].item() == before["0.step"].item() == 1
+    assert after["1.step"].item() == 2
+    a.requires_grad_(True)
+    optimizer.step()
+    assert not np.array_equal(a.data, frozen)
+
+
+LATER = [
+    (optim.SGD, {}, {"momentum": 0.9}),
+    (optim.SGD, {}, {"momentum": 0.5, "dampening": 0.5}),
+    (optim.RMSprop, {}, {"momentum": 0.9}),
+    (optim.RMSprop, {"momentum": 0.9}, {"centered": True}),
+    (optim.Adam, {"betas": (0.5, 0.5)}, {"amsgrad": True}),  # so that the square falls soon
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "later"), LATER)
+def test_a_hyperparameter_with_state_may_be_switched_on_later(kind, options, later):
+    model, optimizer, run = training(kind, {"lr": 0.01, **options})
+    plain, _, run_plain = training(kind, {"lr": 0.01, **options})
+    run(3)
+    run_plain(3)
+    optimizer.param_groups[0].update(later)
+    run(3)
+    run_plain(3)
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        assert np.isfinite(a.data).all()
+        assert not np.array_equal(a.data, b.data)
+
+
+@pytest.mark.parametrize(("kind", "options", "later"), LATER)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_what_is_saved_right_after_switching_loads(kind, options, later, steps):
+    """On or off: the state has what the hyperparameters it is saved with ask for."""
+    on = {"lr": 0.01, **options, **later}
+    for start, change in (({"lr": 0.01, **options}, later), (on, dict.fromkeys(later, 0))):
+        _, optimizer, run = training(kind, start)
+        run(steps)
+        optimizer.param_groups[0].update(change)
+        state = optimizer.state_dict()
+        _, resumed, run_resumed = training(kind, {"lr": 0.01})
+        resumed.load_state_dict(state)
+        assert resumed.state_dict().keys() == state.keys()
+        run_resumed(1)

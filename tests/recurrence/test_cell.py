@@ -1,6 +1,8 @@
 """The declaration of a cell: its equations on any array, its step, and what it refuses."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -150,3 +152,23 @@ def test_the_number_of_state_values_is_checked():
         short.step(np.ones((1, 1)), np.ones((1, 1)), (np.ones((1, 1)), np.ones((1, 1))))
     with pytest.raises(ValueError, match="1 values were given"):
         short.step(np.ones((1, 1)), np.ones((1, 1)), (np.ones((1, 1)),))
+
+
+@cell(gates=("a",))
+def leaky_of_this_file(a, h):
+    return 0.9 * h + 0.1 * mt.tanh(a)
+
+
+@pytest.mark.parametrize("one", [lstm, gru, rnn_tanh, rnn_relu, peephole_lstm, leaky_of_this_file])
+def test_cells_are_pickled_by_name_as_functions_are(one):
+    assert pickle.loads(pickle.dumps(one)) is one
+    assert copy.deepcopy(one) is one
+
+
+def test_a_cell_without_a_name_of_its_own_is_not_pickled():
+    @cell(gates=("a",))
+    def local(a):
+        return a
+
+    with pytest.raises((pickle.PicklingError, AttributeError), match="local"):
+        pickle.dumps(local)
