@@ -243,6 +243,7 @@ def test_this_file_leaves_no_operation_out():
         "add", "subtract", "multiply", "divide",  # as operators
         "getitem",  # as []
         "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax",
+        "logical_and", "logical_or", "logical_not",
         "mse_loss", "l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
         "cross_entropy",  # in test_losses.py
     }  # fmt: skip

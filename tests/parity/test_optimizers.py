@@ -38,7 +38,7 @@ def problem():
     return [rng.normal(size=s) for s in shapes], rng.normal(size=(50, 8, 4))
 
 
-def run(name, options, groups=False, maximum=None):
+def run(name, options, groups=False, maximum=None, later=(), set_to_none=True):
     start, batches = problem()
     ours = [mt.tensor(a, requires_grad=True) for a in start]
     theirs = [torch.tensor(a, requires_grad=True) for a in start]
@@ -53,7 +53,9 @@ def run(name, options, groups=False, maximum=None):
     for i, batch in enumerate(batches):
         target = np.sin(batch.sum(axis=1, keepdims=True))
         for library, ps, optimizer in ((mt, ours, mine), (torch, theirs, torchs)):
-            optimizer.zero_grad()
+            if i == 20:
+                optimizer.param_groups[0].update(later)
+            optimizer.zero_grad(set_to_none=set_to_none)
             w1, b1, w2, b2 = ps
             hidden = library.tanh(library.tensor(batch) @ w1.T + b1)
             out = hidden @ w2.T + (b2 if i % 2 == 0 else 0.0)
@@ -71,6 +73,29 @@ def run(name, options, groups=False, maximum=None):
 @pytest.mark.parametrize(("name", "options"), RUNS, ids=lambda v: str(v))
 def test_fifty_steps(name, options):
     run(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("SGD", {"lr": 0.05, "momentum": 0.9}), ("Adam", {"lr": 0.02, "weight_decay": 0.1})],
+    ids=str,
+)
+def test_zeros_for_gradients_move_a_parameter_where_none_would_not(name, options):
+    run(name, options, set_to_none=False)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"momentum": 0.9},
+        {"momentum": 0.5, "dampening": 0.5},
+        {"momentum": 0.9, "nesterov": True},
+        {"lr": 0.01, "weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_hyperparameters_changed_on_the_way(later):
+    run("SGD", {"lr": 0.05}, later=later)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam"])
