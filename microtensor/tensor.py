@@ -117,6 +117,7 @@ class Tensor(NumPyProtocols):
     __eq__, __ne__ = ops.equal, ops.not_equal
     __lt__, __le__ = ops.less, ops.less_equal
     __gt__, __ge__ = ops.greater, ops.greater_equal
+    __and__, __or__, __invert__ = ops.logical_and, ops.logical_or, ops.logical_not
     __getitem__ = ops.getitem
 
     def __rsub__(self, other: Any) -> Any:

@@ -171,7 +171,7 @@ tanh.vjp("x", lambda g, out: g * (1 - out * out))
 def sigmoid(xp: Any, x: Array) -> Array:
     """1 / (1 + e ** -x), to full relative precision, and without overflow for any x."""
     largest = {2: 11.0, 4: 88.0}.get(x.dtype.itemsize, 709.0)  # e ** largest does not overflow
-    return 1 / (1 + xp.exp(xp.minimum(-x, largest)))
+    return 1 / (1 + xp.exp(xp.minimum(x * -1.0, largest)))
 
 
 sigmoid.vjp("x", lambda g, out: g * (out * (1 - out)))
@@ -180,7 +180,7 @@ sigmoid.vjp("x", lambda g, out: g * (out * (1 - out)))
 @primitive
 def softplus(xp: Any, x: Array) -> Array:
     """log(1 + e ** x), without overflow."""
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.absolute(x)))
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(xp.absolute(x) * -1.0))
 
 
 softplus.vjp("x", lambda g, x: g * sigmoid(x))

@@ -481,3 +481,18 @@ def test_logical_functions_of_numpy():
             assert y.numpy().tolist() == f(a.numpy(), b).tolist()
     for f in (np.logical_not, np.invert, np.bitwise_not):
         assert f(a).numpy().tolist() == [False, False, True]
+
+
+def test_masks_are_combined_by_operators():
+    x = mt.tensor([-1.0, 0.5, 2.0])
+    np.testing.assert_array_equal(((x > 0) & (x < 1)).data, [False, True, False])
+    np.testing.assert_array_equal(((x < 0) | (x > 1)).data, [True, False, True])
+    np.testing.assert_array_equal((~(x > 0)).data, [True, False, False])
+    np.testing.assert_array_equal((np.array([True, True, False]) & (x > 0)).data, [0, 1, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.bool_])
+def test_activations_of_integers_do_not_wrap(dtype):
+    n = mt.tensor(np.array([0, 1], dtype))
+    np.testing.assert_allclose(mt.sigmoid(n).data, [0.5, 1 / (1 + np.exp(-1.0))], rtol=1e-6)
+    np.testing.assert_allclose(mt.softplus(n).data, np.log1p(np.exp([0.0, 1.0])), rtol=1e-6)
