@@ -285,6 +285,8 @@ class Declaration:
 
         NumPy promotes so for arrays of integers; here float64 comes from float64 alone.
         """
+        if not self.broadcasts or getattr(out, "dtype", None) != np.float64:
+            return out
         dtypes = [value.dtype for value in values if hasattr(value, "dtype")]
         floats = {dtype for dtype in dtypes if dtype.kind == "f"}
         return out.astype(np.float32) if floats == {np.dtype(np.float32)} else out

@@ -60,7 +60,8 @@ def bind(tensor_class: type, its_globals: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# The graph
+# The graph. What one recorded call leaves behind is a `Node`; it stands in declaration.py, beside
+# the plan that says what is to be kept. Here are the tensors around it.
 
 
 def wrap(array: Array, place: Any = None) -> Any:
@@ -85,7 +86,6 @@ def _bare(value: Any) -> Any:
 # Operations
 
 _SCALARS = frozenset((float, int, bool, complex))
-_FLOAT64 = np.dtype(np.float64)
 _new = object.__new__
 _frame = sys._getframe
 _mode = modes.current.get
@@ -178,7 +178,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             out, *residuals = out
         if out.__class__ is not kind:
             out = _arrays(out, xp)
-        if declaration.broadcasts and getattr(out, "dtype", None) is _FLOAT64:
+        if declaration.broadcasts:
             out = declaration.narrowed(out, values)
         mode = _mode()
         if mode.anomaly and tensors:
@@ -237,7 +237,6 @@ def _unary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Ca
 
 def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> Callable[..., Any]:
     forward, plans, find = declaration.forward, declaration.plans, namespaces.get
-    broadcasts = declaration.broadcasts
 
     def operation(a: Any, b: Any) -> Any:
         needs = 0
@@ -260,7 +259,7 @@ def _binary_recorder(declaration: Declaration, general: Callable[..., Any]) -> C
             out = forward(xp, x, y)
             if out.__class__ is not kind:
                 out = _arrays(out, xp)
-            if broadcasts and getattr(out, "dtype", 0) is _FLOAT64 and x.dtype is not _FLOAT64:
+            if getattr(out, "dtype", None) is not x.dtype:
                 out = declaration.narrowed(out, (x, y))
             if not needs:
                 return out if x is a and y is b else _constants(out)
