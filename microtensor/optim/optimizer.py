@@ -8,6 +8,7 @@ to the engine, which can then refuse a backward pass that needs the values from 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ class Slot:
         self._work_on(data)
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of the optimizers: parameters in groups, hyperparameters, state by position.
 
     Parameters
@@ -168,15 +169,15 @@ class Optimizer:
                 self._update(xp, data, gradient.data, slot, group)
                 writes.written(data)
 
+    @abstractmethod
     def _update(
         self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]
     ) -> None:
         """Change `data` in place. `gradient` must stay as it is; slot.step counts from 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _state(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Names of the arrays kept for each parameter, and the number each is filled with."""
-        raise NotImplementedError
 
     def _gradient(
         self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]

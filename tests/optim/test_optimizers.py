@@ -443,3 +443,8 @@ def test_what_is_saved_right_after_switching_loads(kind, options, later, steps):
         resumed.load_state_dict(state)
         assert resumed.state_dict().keys() == state.keys()
         run_resumed(1)
+
+
+def test_the_base_class_alone_is_no_optimizer():
+    with pytest.raises(TypeError, match="abstract"):
+        mt.optim.Optimizer([mt.ones(2, requires_grad=True)], {"lr": 0.1})
