@@ -79,15 +79,26 @@ def check_contribution(node: Any, argument: str, c: Any, kind: Any, shape: Any, 
     declaration = node.plan.declaration
     where = f"the rule of `{declaration.name}` for {argument!r} returned"
     if type(c) is not kind:
-        raise TypeError(f"{where} a {type(c).__name__}; its argument is a {kind.__name__}")
+        what = f"a {type(c).__name__}; its argument is a {kind.__name__}"
+        raise _misfit(TypeError, "backend", f"{where} {what}")
     if c.dtype.kind == "c" and dtype.kind != "c":
-        raise TypeError(f"{where} complex numbers; complex tensors have no gradients")
+        what = "complex numbers; complex tensors have no gradients"
+        raise _misfit(TypeError, "dtype", f"{where} {what}")
     if declaration.broadcasts:
         return
     if shape is not None and c.shape != shape:
-        raise ValueError(f"{where} shape {c.shape}; its argument has shape {shape}")
+        what = f"shape {c.shape}; its argument has shape {shape}"
+        raise _misfit(ValueError, "shape", f"{where} {what}")
     if c.dtype != dtype:
-        raise TypeError(f"{where} dtype {c.dtype}; its argument has dtype {dtype}")
+        what = f"dtype {c.dtype}; its argument has dtype {dtype}"
+        raise _misfit(TypeError, "dtype", f"{where} {what}")
+
+
+def _misfit(kind: type[Exception], fault: str, text: str) -> Exception:
+    """An error that remembers what does not fit: microtensor.testing makes a verdict of it."""
+    error: Any = kind(text)
+    error.fault = fault
+    return error  # type: ignore[no-any-return]
 
 
 # -- the state of a graph

@@ -37,14 +37,14 @@ def layer(x, w, b):
 
 def test_what_is_right_passes(backend):
     report = check_grads(layer, *map(backend.tensor, (X, W, B)), order=3)
-    assert report == GradReport(3, (0, 1, 2), report.error)
+    assert report == GradReport(3, (0, 1, 2), report.error, "complex step")
     assert 0 <= report.error < 1
 
 
 def test_float32_passes_with_its_own_tolerance_and_a_wrong_gradient_does_not():
     x = X.astype(np.float32)
     assert check_grads(lambda x: mt.exp(-x * x), x, order=2).error < 1
-    with pytest.raises(GradientError, match=r"input 0\["):
+    with pytest.raises(GradientError, match=r"input 0 `x`\["):
         check_grads(planted(lambda g, x: g * 2.9 * x * x), x)
 
 
@@ -76,7 +76,7 @@ def test_the_message_names_input_and_element():
     target = np.zeros((3, 4))
     target[1, 2] = 1.0  # the only derivative that is wrong
     rule = planted(lambda g, x: g * x * x * (3 + (target if isinstance(x, np.ndarray) else 0)))
-    with pytest.raises(GradientError, match=r"wrong at input 1\[1, 2\]: .* ratio 1\.333"):
+    with pytest.raises(GradientError, match=r"input 1 `b`\[1, 2\] .* ratio 1\.333"):
         check_grads(lambda a, b: a * rule(b), X, X)
 
 
@@ -92,7 +92,7 @@ def test_one_wrong_number_among_many_is_found():
 def test_a_rule_that_is_right_once_but_not_twice_is_caught_at_order_two():
     frozen = planted(lambda g, x: g * 3 * (x.detach() if isinstance(x, mt.Tensor) else x) ** 2)
     check_grads(frozen, X)
-    with pytest.raises(GradientError, match="derivative of order 2 is wrong at input 0") as caught:
+    with pytest.raises(GradientError, match="derivative of order 2 of input 0") as caught:
         check_grads(frozen, X, order=2)
     assert caught.value.order == 2
 
@@ -141,7 +141,7 @@ def test_a_forward_that_writes_into_its_argument_is_caught():
         return x * x * x
 
     x = X.copy()
-    with pytest.raises(GradientError, match="changed input 0 in place"):
+    with pytest.raises(GradientError, match="changed input 0 `x` in place"):
         check_grads(planted(lambda g, x: g * 3 * x * x, forward), x)
 
 

@@ -1,0 +1,456 @@
+"""Is every number of a gradient right, and if one is not, what is the matter with it?
+
+Along a random direction all numbers are compared at once. Only where that disagrees, single numbers
+are moved; and each that disagrees is judged: at a kink, drowned in rounding, or wrong.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from microtensor import backend
+from microtensor.testing.diagnosis import Evidence, guess
+from microtensor.testing.differences import (
+    Estimate,
+    Problem,
+    host,
+    rounding_noise,
+    slope,
+    taylor_order,
+)
+from microtensor.testing.form import Form, repeats
+from microtensor.testing.report import GradientError, Kink, at
+
+DIRECTIONS = 2  # by one alone an error could, with bad luck, stand at a right angle to it
+EACH = 1024  # so many numbers are looked at one by one; among more, the wrong ones are searched
+FOUND = 48  # and when so many of them were found, the search ends
+
+# What a derivative may be off, relatively, by the precision of the numbers and by how the other
+# derivative was had: (by central differences, by the complex step).
+RTOL = {
+    "float64": (1e-6, 1e-9),
+    "float32": (1e-4, 1e-4),
+    "coarse": (5e-3, 1e-4),  # the function itself insists on float32
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure, and how far numbers may differ: the arguments of `check_grads`."""
+
+    mode: str
+    eps: float | None
+    rtol: float | None
+    atol: float | None
+    kinks: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One derivative by numbers."""
+
+    numeric: float  # NaN if it cannot be had
+    error: float  # how far the gradient is off, as a fraction of what is allowed
+    odd: bool  # needs a closer look whatever the error
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the gradient is not confirmed."""
+        return self.odd or not self.error <= 1
+
+
+class Comparison:
+    """The gradients of a form against numbers."""
+
+    def __init__(self, form: Form, settings: Settings, rng: backend.Generator) -> None:
+        self.form, self.settings, self.rng = form, settings, rng
+        self.problem = Problem(form.subject, form.cotangents, form.outputs)
+        flat = [host(g).ravel().astype(np.float64) for g in form.gradients]
+        self.g = np.concatenate([np.zeros(0), *flat])
+        self.kinks: list[Kink] = []
+        self.excluded = np.zeros(self.g.size, bool)  # at a kink: directions leave them alone
+        self.trusted = False  # whether the complex step is
+
+    @property
+    def method(self) -> str:
+        """How derivatives were had."""
+        return "complex step" if self.trusted else "central differences"
+
+    def run(self) -> float:
+        """Raise, or return the largest error as a fraction of what was allowed."""
+        while not self.excluded.all():
+            found = [self.along(self.random_direction()) for _ in range(DIRECTIONS)]
+            worst = max(each.error for each in found)
+            if not any(each.suspect for each in found):
+                return worst
+            known = int(self.excluded.sum())
+            closer = self.look_closely()
+            if int(self.excluded.sum()) == known:
+                if self.g.size > EACH:
+                    raise self.error(
+                        "ill_conditioned",
+                        f"along a random direction {self.form.title} is {worst:.3g} times as far "
+                        "off as is allowed, but of the single numbers looked at none is",
+                    )
+                return closer  # every number by itself is right
+        return 0.0
+
+    def error(self, verdict: str, text: str, n: int | None = None, **more: Any) -> GradientError:
+        """An error about the number n of the long vector, or about all of them."""
+        if n is not None:
+            k, more["element"] = self.problem.place(n)
+            more["input"] = self.form.wrt[k].key
+        return GradientError(text, verdict=verdict, order=self.form.order, **more)
+
+    def label(self, n: int) -> str:
+        """A number's input and index."""
+        k, element = self.problem.place(n)
+        return self.form.wrt[k].label + at(element)
+
+    # -- along a direction
+
+    def random_direction(self, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Normal numbers, of the inputs' size, from start to end; the others stay."""
+        u = np.zeros(self.g.size)
+        part = slice(start, end)
+        u[part] = self.rng.normal(u[part].shape, np.float64) * self.problem.scale[part]
+        u[self.excluded] = 0.0
+        return u
+
+    def relative(self, complex_step: bool) -> float:
+        """The relative tolerance."""
+        if self.settings.rtol is not None:
+            return self.settings.rtol
+        kind = "float64" if self.problem.precision < 1e-10 else "float32"
+        kind = "coarse" if self.problem.working == np.float32 else kind
+        return RTOL[kind][complex_step]
+
+    def allowed(self, u: np.ndarray, complex_step: bool) -> float:
+        """How far g . u may be from the derivative along u."""
+        size = math.sqrt(float(np.sum((self.g * u) ** 2)))
+        absolute = (self.settings.atol or 0.0) * math.sqrt(float(np.sum(u * u)))
+        return self.relative(complex_step) * size + absolute + self.problem.rounding(u)
+
+    def along(self, u: np.ndarray) -> Measured:
+        """Compare along a direction, and decide whether to trust the complex step there."""
+        problem, g = self.problem, self.g
+        if not np.any(u):
+            return Measured(0.0, 0.0, False)
+        self.trusted = False
+        step = self.settings.eps or problem.step
+        sides = problem.both_sides(u, step)
+        if sides is None:
+            return Measured(math.nan, math.inf, True)
+        gap, allowed = sides.gap(g), self.allowed(u, False) + sides.noise
+        left, right = sides.slopes(g)
+        apart = abs(right - left)
+        if apart > max(1e-3 * abs(slope(g, u)), allowed) and self.stays_apart(u, step, apart):
+            return Measured(math.nan, _fraction(gap, allowed), True)  # across a kink
+        best = None
+        derivative = self.complex_step(u)
+        if derivative is not None:
+            central = slope(g, u) - gap
+            near = max(self.allowed(u, False) + 4 * sides.noise, 1e-4 * abs(central))
+            if abs(derivative - central) > near:
+                best = Estimate(problem, u, g)
+                near, central = 10 * best.error, slope(g, u) - best.gap
+            if abs(derivative - central) <= near:
+                self.trusted = True
+                error = _fraction(slope(g, u) - derivative, self.allowed(u, True))
+                return Measured(derivative, error, False)
+        error = _fraction(gap, allowed)
+        if not error <= 1 and self.settings.eps is None:
+            best = best or Estimate(problem, u, g)
+            if best.error <= 10 * self.allowed(u, False):
+                gap = best.gap
+                error = min(error, _fraction(gap, self.allowed(u, False) + 3 * best.error))
+        return Measured(slope(g, u) - gap, error, False)
+
+    def complex_step(self, u: np.ndarray) -> float | None:
+        """The derivative by complex step, if that is wanted and possible."""
+        if self.settings.mode == "central":
+            return None
+        found = self.problem.by_complex_step(u)
+        if found is None and self.settings.mode == "complex":
+            raise ValueError(
+                "check_grads: mode='complex', but the function does not take complex numbers; "
+                "mode='auto' uses central differences then"
+            )
+        return found
+
+    def stays_apart(self, u: np.ndarray, step: float, apart: float) -> bool:
+        """Whether the one-sided slopes keep their distance at a smaller step, as at a kink."""
+        closer = self.problem.both_sides(u, step / 8)
+        if closer is None:
+            return True
+        left, right = closer.slopes(self.g)
+        return abs(right - left) > max(apart / 2, 8 * closer.noise)
+
+    # -- one number after the other
+
+    def look_closely(self) -> float:
+        """Raise for the worst number that is wrong; remember those at a kink that are not."""
+        numeric = np.full(self.g.size, math.nan)
+        everything = self.each_number if self.g.size <= EACH else self.search
+        suspects = sorted(everything(numeric), key=lambda pair: -pair[1].error)
+        worst, doubtful = 0.0, None
+        for n, _ in suspects:
+            verdict = self.judge(n, numeric)
+            if isinstance(verdict, float):
+                worst = max(worst, verdict)
+            elif verdict is not None and verdict.verdict == "wrong_gradient":
+                raise verdict
+            else:
+                doubtful = doubtful or verdict
+        if doubtful is not None:
+            raise doubtful
+        return worst
+
+    def measure(self, n: int) -> Measured:
+        """One number's derivative."""
+        problem, g, u = self.problem, self.g, self.problem.unit(n)
+        if self.trusted:
+            found = problem.by_complex_step(u)
+            if found is not None:
+                error = _fraction(slope(g, u) - found, self.allowed(u, True))
+                return Measured(found / u[n], error, False)
+        sides = problem.both_sides(u, self.settings.eps or problem.step)
+        if sides is None:
+            return Measured(math.nan, math.inf, True)
+        gap, allowed = sides.gap(g), self.allowed(u, False) + sides.noise
+        left, right = sides.slopes(g)
+        size = max(abs(slope(g, u)), abs(slope(g, u) - gap))
+        odd = abs(right - left) > max(1e-3 * size, allowed)
+        return Measured((slope(g, u) - gap) / u[n], _fraction(gap, allowed), odd)
+
+    def each_number(self, numeric: np.ndarray) -> Iterator[tuple[int, Measured]]:
+        """All that are suspect."""
+        for n in np.flatnonzero(~self.excluded):
+            found = self.measure(int(n))
+            numeric[n] = found.numeric
+            if found.suspect:
+                yield int(n), found
+
+    def search(self, numeric: np.ndarray) -> Iterator[tuple[int, Measured]]:
+        """Halve what disagrees, the worst first, until single numbers are left."""
+        heap = [(-math.inf, 0, self.g.size)]
+        found = looked = 0
+        trusted = self.trusted
+        while heap and found < FOUND and looked < 4 * EACH:
+            _, start, end = heapq.heappop(heap)
+            middle = (start + end) // 2
+            for a, b in ((start, middle), (middle, end)):
+                looked += 1
+                if b - a == 1 and not self.excluded[a]:
+                    self.trusted = trusted
+                    measured = self.measure(a)
+                    numeric[a] = measured.numeric
+                    if measured.suspect:
+                        found += 1
+                        yield a, measured
+                elif b - a > 1:
+                    measured = self.along(self.random_direction(a, b))
+                    if measured.suspect:
+                        heapq.heappush(heap, (-measured.error, a, b))
+        self.trusted = trusted
+
+    # -- the verdict about one number
+
+    def judge(self, n: int, numeric: np.ndarray) -> GradientError | float | None:
+        """What is the matter with one number.
+
+        An error; or, if it is right after all, how far it is off as a fraction of what is allowed;
+        or None for a number at a kink, and rightly so.
+        """
+        problem, g, u = self.problem, self.g, self.problem.unit(n)
+        best = Estimate(problem, u, g)
+        if not best.reached:
+            return self.error(
+                "nan",
+                f"the function is not finite, or refuses to compute, next to {self.label(n)} = "
+                f"{problem.x[n]:.10g}: too near the edge of its domain",
+                n,
+                analytic=float(g[n]),
+            )
+        left, right, sure = best.one_sided(g)
+        size = max(abs(g[n] * u[n]), abs(left), abs(right))
+        if abs(right - left) > max(20 * sure, 1e-4 * size, 4 * best.error):
+            return self.at_kink(n, left / u[n], right / u[n], sure / u[n])
+        if self.trusted:
+            found = problem.by_complex_step(u)
+            central = slope(g, u) - best.gap
+            if found is not None and abs(central - found) <= max(
+                10 * best.error, 1e-4 * abs(found)
+            ):
+                return self.by_complex_step(n, u, found, numeric)
+        return self.by_differences(n, u, best, numeric)
+
+    def by_complex_step(
+        self, n: int, u: np.ndarray, found: float, numeric: np.ndarray
+    ) -> GradientError | float:
+        """The derivative is known to rounding; only the inputs' own rounding excuses a gap."""
+        gap, analytic = slope(self.g, u) - found, float(self.g[n])
+        error = _fraction(gap, self.allowed(u, True))
+        if error <= 1:
+            return error
+        if self.shakes(u, found, gap):
+            return self.error(
+                "ill_conditioned",
+                f"{self.label(n)}: {analytic:.10g} by the chain rule, {found / u[n]:.10g} by "
+                "complex step, but a change of the inputs in their last digit moves it that far",
+                n,
+                analytic=analytic,
+                numeric=found / u[n],
+            )
+        return self.wrong(n, found / u[n], numeric)
+
+    def by_differences(
+        self, n: int, u: np.ndarray, best: Estimate, numeric: np.ndarray
+    ) -> GradientError | float:
+        """The derivative is known as well as differences can tell."""
+        problem, g = self.problem, self.g
+        analytic, central = float(g[n]), float((slope(g, u) - best.gap) / u[n])
+        allowed = self.allowed(u, False)
+        largest = float(np.max(np.abs(g * problem.scale)))  # what a derivative is small against
+        noisy = best.error > 10 * allowed and best.error > 1e-3 * max(abs(central * u[n]), largest)
+        if abs(best.gap) <= allowed + 3 * best.error and not noisy:
+            return _fraction(best.gap, allowed + 3 * best.error)
+        noise = rounding_noise(problem, g, self.rng)
+        if not noisy and abs(best.gap) * problem.step >= noise:
+            return self.wrong(n, central, numeric)
+        jitter = (
+            f"when the inputs move in their last digit the value jitters by {noise:.2g}, "
+            f"{noise / (problem.size or 1):.1g} of its size"
+        )
+        if problem.working == np.float64 and 1e-9 < noise / (problem.size or 1) < 1e-5:
+            return self.error(
+                "dtype",
+                f"{jitter}: on the way to it the function computes in float32",
+                n,
+                cause="precision",
+                analytic=analytic,
+                numeric=central,
+            )
+        return self.error(
+            "ill_conditioned",
+            f"{self.label(n)}: {analytic:.10g} by the chain rule, {central:.10g} by differences, "
+            f"give or take {best.error / u[n]:.2g}; {jitter}",
+            n,
+            analytic=analytic,
+            numeric=central,
+        )
+
+    def at_kink(self, n: int, left: float, right: float, sure: float) -> GradientError | None:
+        """`left` and `right` are the one-sided derivatives less the gradient, +- `sure`."""
+        analytic = float(self.g[n])
+        size = max(abs(left), abs(right), abs(analytic))
+        slack = 4 * sure + self.relative(False) * size
+        inside = min(left, right) - slack <= 0 <= max(left, right) + slack
+        left, right = left + analytic, right + analytic
+        self.excluded[n] = True
+        if self.settings.kinks == "skip":
+            return None
+        k, element = self.problem.place(n)
+        if inside and self.settings.kinks == "subgradient":
+            self.kinks.append(Kink(self.form.wrt[k].key, element, analytic, left, right))
+            return None
+        return self.error(
+            "kink",
+            f"{self.label(n)} = {self.problem.x[n]:.10g} is at a kink: {self.form.title} there is "
+            f"{analytic:.10g}, {'between' if inside else 'outside'} the one-sided derivatives "
+            f"{left:.10g} (from the left) and {right:.10g} (from the right)",
+            n,
+            analytic=analytic,
+            numeric=(left + right) / 2,
+        )
+
+    def shakes(self, u: np.ndarray, here: float, gap: float) -> bool:
+        """Whether a change of the inputs in their last digit moves the derivative so far."""
+        problem = self.problem
+        x, worst = problem.x, 0.0
+        try:
+            for _ in range(3):
+                jitter = self.rng.normal(x.shape, np.float64)
+                problem.x = x + 2 * problem.precision * problem.scale * jitter
+                there = problem.by_complex_step(u)
+                worst = max(worst, math.inf if there is None else abs(there - here))
+        finally:
+            problem.x = x
+        return abs(gap) <= 10 * worst
+
+    def wrong(self, n: int, numeric: float, found: np.ndarray) -> GradientError:
+        """The verdict, with all that can be said about it."""
+        problem, form, analytic = self.problem, self.form, float(self.g[n])
+        k, _ = problem.place(n)
+        found[n] = numeric
+        arrays, gradients = problem.split(found), problem.split(self.g)
+        seen = guess(
+            Evidence(
+                k,
+                gradients[k],
+                arrays[k],
+                [leaf.label for leaf in form.wrt],
+                problem.split(problem.x),
+                arrays,
+                problem.value,
+                lambda: self.spread_out(k),
+            )
+        )
+        text = (
+            f"{form.title} of {self.label(n)} is {analytic:.10g} by the chain rule, "
+            f"{numeric:.10g} by {self.method}"
+        )
+        text += f", ratio {analytic / numeric:.6g}." if numeric else "."
+        text += f"\n{seen.text}" if seen.text else ""
+        noise = rounding_noise(problem, self.g, self.rng)
+        order = taylor_order(problem, problem.unit(n), self.g, noise)
+        if order is not None:
+            text += (
+                f"\nThe Taylor remainder shrinks with order {order:.2f}: 2 is right, 1 is wrong."
+            )
+        looked = int(np.isfinite(found).sum())
+        if looked < found.size:
+            text += f"\nOf {found.size} numbers {looked} were looked at one by one."
+        coarse = seen.cause == "precision" and problem.precision < 1e-10
+        return self.error(
+            "dtype" if coarse else "wrong_gradient",
+            text,
+            n,
+            cause=seen.cause,
+            analytic=analytic,
+            numeric=numeric,
+        )
+
+    def spread_out(self, k: int) -> np.ndarray | None:
+        """The gradient of an input repeated to the shape of an output, if f takes it so."""
+        problem, point = self.problem, self.problem.points[k]
+        for y in problem.value:
+            if not repeats(point.shape, y.shape) or y.size > EACH:
+                continue
+            wide = Problem(
+                problem.subject,
+                problem.v,
+                problem.value,
+                {k: np.broadcast_to(point, y.shape).astype(problem.working)},
+            )
+            found = np.zeros(wide.x.size)
+            for n in range(wide.starts[k], wide.starts[k + 1]):
+                u = wide.unit(n)
+                sides = wide.both_sides(u, problem.step)
+                if sides is None:  # f does not take this shape
+                    return None
+                found[n] = sides.rise / (2 * sides.t * u[n])
+            return wide.split(found)[k]
+        return None
+
+
+def _fraction(gap: float, allowed: float) -> float:
+    if allowed:
+        return abs(gap) / allowed
+    return 0.0 if gap == 0 else math.inf

@@ -1,0 +1,200 @@
+"""What a check says: a report if all is well, otherwise an error with a verdict."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["GradReport", "GradientError", "Kink"]
+
+_MOST_NUMBERS = 100  # that a reproducer prints of one array
+
+# What a verdict means, as the first words of its message.
+VERDICTS = {
+    "wrong_gradient": "wrong gradient",
+    "kink": "kink",
+    "ill_conditioned": "ill-conditioned",
+    "nondeterministic": "not deterministic",
+    "shape": "wrong shape",
+    "dtype": "wrong dtype",
+    "backend": "wrong backend",
+    "mutated_input": "changed in place",
+    "aliased_gradient": "shared memory",
+    "nan": "not finite",
+    "wrong_update": "wrong update",
+}
+
+
+@dataclass(frozen=True)
+class Kink:
+    """A number at which the function has no derivative, only one from either side.
+
+    Attributes
+    ----------
+    input
+        The position of the input, or a parameter's name.
+    element
+        The index of the number in it.
+    analytic
+        What the chain rule gives there.
+    left, right
+        The one-sided derivatives.
+    """
+
+    input: int | str
+    element: tuple[int, ...]
+    analytic: float
+    left: float
+    right: float
+
+
+@dataclass(frozen=True)
+class GradReport:
+    """What a successful check found.
+
+    Attributes
+    ----------
+    order
+        The highest derivative that was checked.
+    wrt
+        The inputs that were differentiated: positions, and names of a module's parameters.
+    error
+        The largest difference along a direction, as a fraction of what was allowed.
+    method
+        "complex step", or "central differences" where that is not possible.
+    kinks
+        Numbers at a kink where the gradient lies between the one-sided derivatives.
+    """
+
+    order: int
+    wrt: tuple[int | str, ...]
+    error: float
+    method: str = "central differences"
+    kinks: tuple[Kink, ...] = ()
+
+
+class GradientError(AssertionError):
+    """A derivative that is wrong, or that could not be confirmed, and why.
+
+    Attributes
+    ----------
+    verdict
+        `wrong_gradient`, `kink`, `ill_conditioned`, `nondeterministic`, `shape`, `dtype`,
+        `backend`, `mutated_input`, `aliased_gradient` or `nan`; of an optimizer `wrong_update`.
+    cause
+        A guess from the pattern of the numbers, or "": `scale`, `sign`, `cut` (nothing arrives),
+        `broadcast` (a sum is missing), `transpose`, `shift` (one step off), `reversed`, `blocks`
+        (blocks such as gates exchanged), `exchanged` (another input's gradient), `factor`,
+        `partial` (right in some places), `precision` (float32's).
+    order
+        Which derivative: 1 for the gradient.
+    input
+        The position of the input among the arguments, a parameter's name, or None.
+    element
+        The index of the number in it whose derivative is worst, or None.
+    analytic, numeric
+        Both values of that derivative, as floats, or None.
+    ratio
+        analytic / numeric, or None.
+    inputs
+        The inputs as they were given.
+    reproducer
+        Lines of Python that repeat the check.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        verdict: str,
+        cause: str = "",
+        order: int = 1,
+        input: int | str | None = None,
+        element: tuple[int, ...] | None = None,
+        analytic: float | None = None,
+        numeric: float | None = None,
+        inputs: tuple[Any, ...] = (),
+        reproducer: str = "",
+    ) -> None:
+        self.summary = message
+        self.verdict, self.cause = verdict, cause
+        self.order, self.input, self.element = order, input, element
+        self.analytic, self.numeric = analytic, numeric
+        self.ratio = None if analytic is None or not numeric else analytic / numeric
+        self.inputs, self.reproducer = inputs, reproducer
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        text = f"{VERDICTS[self.verdict]}: {self.summary}"
+        if self.reproducer:
+            lines = "\n".join(f"    {line}" for line in self.reproducer.splitlines())
+            text += f"\nTo see it again:\n{lines}"
+        return text
+
+
+def at(element: Sequence[int] | None) -> str:
+    """An index as it is written behind a name; nothing for a number without axes."""
+    return f"[{', '.join(map(str, element))}]" if element else ""
+
+
+def literal(array: np.ndarray) -> str:
+    """Python that makes this array again, exactly."""
+    dtype = "" if array.dtype in (np.float64, np.int64, np.bool_) else f", np.{array.dtype.name}"
+    if array.size == 0:
+        return f"np.zeros({array.shape}{dtype or f', np.{array.dtype.name}'})"
+    if array.size > _MOST_NUMBERS:
+        return f"...  # {array.dtype} {array.shape}: error.inputs has it"
+    text = np.array2string(
+        array, separator=", ", floatmode="unique", threshold=_MOST_NUMBERS + 1, max_line_width=88
+    )
+    text = text.replace("nan", "np.nan").replace("inf", "np.inf")
+    return f"np.array({text}{dtype})"
+
+
+def where_from(f: Any) -> tuple[str, str]:
+    """How code refers to f: an import line or a comment, and the name."""
+    f = inspect.unwrap(f) if callable(f) else f
+    name = getattr(f, "__qualname__", None)
+    module = getattr(f, "__module__", None)
+    if name is None:
+        return f"f = ...  # {' '.join(repr(f).split())}", "f"
+    if name.isidentifier() and module not in (None, "__main__"):
+        return f"from {module} import {name}", name
+    code = getattr(f, "__code__", None)
+    declaration = getattr(f, "declaration", None)
+    if declaration is not None:
+        code = declaration.forward.__code__
+    if name.isidentifier():
+        return f"# {name}: as in your program", name
+    place = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+    return f"f = ...  # {name.rpartition('.')[2]}{place}", "f"
+
+
+def reproducer(
+    call: str, f: Any, names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]
+) -> str:
+    """The call of a check as a program: imports, the arrays, and the call."""
+    imported, name = where_from(f)
+    lines = ["import numpy as np", f"from microtensor.testing import {call}", imported]
+    shown = []
+    for label, value in zip(names, arrays, strict=True):
+        if isinstance(value, np.ndarray):
+            lines.append(f"{label} = {literal(value)}")
+            shown.append(label)
+        else:
+            shown.append(repr(value))
+    given = [f"{key}={_short(value)}" for key, value in options.items()]
+    lines.append(f"{call}({', '.join([name, *shown, *given])})")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return literal(value)
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return getattr(value, "__name__", "...").replace("<lambda>", "...")
+    return repr(value)
