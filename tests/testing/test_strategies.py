@@ -362,7 +362,7 @@ def test_each_kind_of_index_has_its_forms(kind, never, sometimes):
 
 
 def test_arrays_name_elements_twice_and_stand_next_to_each_other_or_apart():
-    found = drawn(indices((3, 3, 3), kinds=("array", "mixed")), 250)
+    found = drawn(indices((3, 3, 3), kinds=("array", "mixed")), 400)
     lists = [
         [np.ravel(part) for part in index if isinstance(part, np.ndarray) and part.dtype != bool]
         for index in found
