@@ -6,7 +6,9 @@ are moved; and each that disagrees is judged: at a kink, drowned in rounding, or
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from microtensor import backend
-from microtensor.testing.diagnosis import Evidence, guess
+from microtensor.testing.diagnosis import Evidence, Guess, guess
 from microtensor.testing.differences import (
     Estimate,
     Problem,
+    Sides,
     host,
     rounding_noise,
     slope,
@@ -29,12 +32,13 @@ from microtensor.testing.report import GradientError, Kink, at
 
 DIRECTIONS = 2  # by one alone an error could, with bad luck, stand at a right angle to it
 EACH = 1024  # so many numbers are looked at one by one; among more, the wrong ones are searched
+TIES = 8  # so many numbers at a kink are looked at in pairs
 FOUND = 48  # and when so many of them were found, the search ends
 
 # What a derivative may be off, relatively, by the precision of the numbers and by how the other
 # derivative was had: (by central differences, by the complex step).
 RTOL = {
-    "float64": (1e-6, 1e-9),
+    "float64": (1e-9, 1e-9),
     "float32": (1e-4, 1e-4),
     "coarse": (5e-3, 1e-4),  # the function itself insists on float32
 }
@@ -91,6 +95,7 @@ class Comparison:
                 return worst
             known = int(self.excluded.sum())
             closer = self.look_closely()
+            self.look_at_ties()
             if int(self.excluded.sum()) == known:
                 if self.g.size > EACH:
                     raise self.error(
@@ -142,6 +147,7 @@ class Comparison:
         problem, g = self.problem, self.g
         if not np.any(u):
             return Measured(0.0, 0.0, False)
+        best = None
         self.trusted = False
         step = self.settings.eps or problem.step
         sides = problem.both_sides(u, step)
@@ -152,25 +158,35 @@ class Comparison:
         apart = abs(right - left)
         if apart > max(1e-3 * abs(slope(g, u)), allowed) and self.stays_apart(u, step, apart):
             return Measured(math.nan, _fraction(gap, allowed), True)  # across a kink
-        best = None
         derivative = self.complex_step(u)
         if derivative is not None:
             central = slope(g, u) - gap
             near = max(self.allowed(u, False) + 4 * sides.noise, 1e-4 * abs(central))
             if abs(derivative - central) > near:
                 best = Estimate(problem, u, g)
-                near, central = 10 * best.error, slope(g, u) - best.gap
+                near, central = _doubt(best, derivative), slope(g, u) - best.gap
+            error = _fraction(slope(g, u) - derivative, self.allowed(u, True))
+            if not error <= 1:  # it accuses the gradient: is it to be believed?
+                best = best or Estimate(problem, u, g)
+                near, central = _doubt(best, derivative), slope(g, u) - best.gap
             if abs(derivative - central) <= near:
                 self.trusted = True
-                error = _fraction(slope(g, u) - derivative, self.allowed(u, True))
                 return Measured(derivative, error, False)
-        error = _fraction(gap, allowed)
-        if not error <= 1 and self.settings.eps is None:
-            best = best or Estimate(problem, u, g)
-            if best.error <= 10 * self.allowed(u, False):
-                gap = best.gap
-                error = min(error, _fraction(gap, self.allowed(u, False) + 3 * best.error))
-        return Measured(slope(g, u) - gap, error, False)
+        if self.settings.eps is None:
+            gap, allowed = self.refined(u, sides, best)
+        return Measured(slope(g, u) - gap, _fraction(gap, allowed), False)
+
+    def refined(self, u: np.ndarray, sides: Sides, best: Estimate | None) -> tuple[float, float]:
+        """A central difference without its leading error, and how far it may be from g . u."""
+        wider = self.problem.both_sides(u, 4 * sides.t)
+        gap, allowed = sides.gap(self.g), self.allowed(u, False)
+        if wider is not None:
+            change = (gap - wider.gap(self.g)) / 15
+            doubt = sides.noise + 0.1 * abs(change)
+            if abs(gap + change) <= allowed + doubt:
+                return gap + change, allowed + doubt
+        best = best or Estimate(self.problem, u, self.g)
+        return best.gap, allowed + 3 * best.error
 
     def complex_step(self, u: np.ndarray) -> float | None:
         """The derivative by complex step, if that is wanted and possible."""
@@ -255,10 +271,18 @@ class Comparison:
                         found += 1
                         yield a, measured
                 elif b - a > 1:
-                    measured = self.along(self.random_direction(a, b))
+                    measured = self.block(self.random_direction(a, b), trusted)
                     if measured.suspect:
                         heapq.heappush(heap, (-measured.error, a, b))
         self.trusted = trusted
+
+    def block(self, u: np.ndarray, trusted: bool) -> Measured:
+        """Along a direction; what was found about the complex step is not found out again."""
+        found = self.problem.by_complex_step(u) if trusted else None
+        if found is None:
+            return self.along(u)
+        error = _fraction(slope(self.g, u) - found, self.allowed(u, True))
+        return Measured(found, error, False)
 
     # -- the verdict about one number
 
@@ -316,32 +340,32 @@ class Comparison:
         """The derivative is known as well as differences can tell."""
         problem, g = self.problem, self.g
         analytic, central = float(g[n]), float((slope(g, u) - best.gap) / u[n])
-        allowed = self.allowed(u, False)
-        largest = float(np.max(np.abs(g * problem.scale)))  # what a derivative is small against
-        noisy = best.error > 10 * allowed and best.error > 1e-3 * max(abs(central * u[n]), largest)
-        if abs(best.gap) <= allowed + 3 * best.error and not noisy:
-            return _fraction(best.gap, allowed + 3 * best.error)
-        noise = rounding_noise(problem, g, self.rng)
-        if not noisy and abs(best.gap) * problem.step >= noise:
+        allowed = self.allowed(u, False) + 3 * best.error
+        noisy = best.error > max(1e-2 * abs(central * u[n]), 1e-6 * problem.size)
+        if abs(best.gap) <= allowed and not noisy:
+            return _fraction(best.gap, allowed)
+        noise = rounding_noise(problem, self.rng)
+        order = taylor_order(problem, u, g, noise)
+        settled = not noisy and abs(best.gap) * problem.step >= noise
+        if settled and (order is None or order < 1.5):
             return self.wrong(n, central, numeric)
-        jitter = (
-            f"when the inputs move in their last digit the value jitters by {noise:.2g}, "
-            f"{noise / (problem.size or 1):.1g} of its size"
-        )
-        if problem.working == np.float64 and 1e-9 < noise / (problem.size or 1) < 1e-5:
-            return self.error(
-                "dtype",
-                f"{jitter}: on the way to it the function computes in float32",
-                n,
-                cause="precision",
-                analytic=analytic,
-                numeric=central,
-            )
-        return self.error(
-            "ill_conditioned",
+        share = noise / (problem.size or 1)
+        text = (
             f"{self.label(n)}: {analytic:.10g} by the chain rule, {central:.10g} by differences, "
-            f"give or take {best.error / u[n]:.2g}; {jitter}",
+            f"give or take {abs(best.error / u[n]):.2g}. When the inputs move a little, the value "
+            f"jitters by {noise:.2g}, {share:.1g} of its size"
+        )
+        coarse = problem.working == np.float64 and 1e-9 < share < 1e-5
+        inside = coarse and self.form.has_float32_inside
+        if inside:
+            text += ": on the way to it numbers become float32"
+        elif coarse:
+            text += ": it computes in float32 on the way, or subtracts large numbers"
+        return self.error(
+            "dtype" if inside else "ill_conditioned",
+            text,
             n,
+            cause="precision" if coarse else "",
             analytic=analytic,
             numeric=central,
         )
@@ -358,7 +382,8 @@ class Comparison:
             return None
         k, element = self.problem.place(n)
         if inside and self.settings.kinks == "subgradient":
-            self.kinks.append(Kink(self.form.wrt[k].key, element, analytic, left, right))
+            key = self.form.wrt[k].key
+            self.kinks.append(Kink(key, element, analytic, float(left), float(right)))
             return None
         return self.error(
             "kink",
@@ -369,6 +394,42 @@ class Comparison:
             analytic=analytic,
             numeric=(left + right) / 2,
         )
+
+    def look_at_ties(self) -> None:
+        """Raise where two numbers at a kink have gradients that are no subgradient together.
+
+        At a tie of max(a, b) the derivative with respect to each, by itself, may be anything from
+        0 to 1; but if both grow the maximum grows as fast, so that they must add up to 1. Such
+        numbers are coupled: along both together the kink is another than the sum of theirs.
+        """
+        if self.settings.kinks == "skip":
+            return
+        problem, step = self.problem, self.settings.eps or self.problem.step
+        some = [int(n) for n in np.flatnonzero(self.excluded)[:TIES]]
+        for i, j in itertools.combinations(some, 2):
+            units = problem.unit(i), problem.unit(j)
+            for u in (units[0] + units[1], units[0] - units[1]):
+                both = [problem.both_sides(w, step) for w in (u, *units)]
+                if any(sides is None for sides in both):
+                    continue
+                kinks = [right - left for left, right in (s.slopes(self.g) for s in both if s)]
+                if abs(kinks[0] - kinks[1] - kinks[2]) <= 0.1 * max(map(abs, kinks)):
+                    continue
+                left, right, sure = Estimate(problem, u, self.g).one_sided(self.g)
+                slack = 4 * sure + self.relative(False) * max(abs(self.g[[i, j]] * u[[i, j]]))
+                if not min(left, right) - slack <= 0 <= max(left, right) + slack:
+                    along = slope(self.g, u)
+                    raise self.error(
+                        "kink",
+                        f"{self.label(i)} and {self.label(j)} are at a kink together. If both "
+                        f"{'grow' if u[j] > 0 else 'move apart'}, {self.form.title} says "
+                        f"{along:.10g}, outside the one-sided derivatives {left + along:.10g} and "
+                        f"{right + along:.10g}. At a tie, one number gets the gradient, or the "
+                        "numbers share it",
+                        i,
+                        analytic=float(along),
+                        numeric=float((left + right) / 2 + along),
+                    )
 
     def shakes(self, u: np.ndarray, here: float, gap: float) -> bool:
         """Whether a change of the inputs in their last digit moves the derivative so far."""
@@ -389,26 +450,14 @@ class Comparison:
         problem, form, analytic = self.problem, self.form, float(self.g[n])
         k, _ = problem.place(n)
         found[n] = numeric
-        arrays, gradients = problem.split(found), problem.split(self.g)
-        seen = guess(
-            Evidence(
-                k,
-                gradients[k],
-                arrays[k],
-                [leaf.label for leaf in form.wrt],
-                problem.split(problem.x),
-                arrays,
-                problem.value,
-                lambda: self.spread_out(k),
-            )
-        )
+        seen = self.guess(k, found)
         text = (
             f"{form.title} of {self.label(n)} is {analytic:.10g} by the chain rule, "
             f"{numeric:.10g} by {self.method}"
         )
         text += f", ratio {analytic / numeric:.6g}." if numeric else "."
         text += f"\n{seen.text}" if seen.text else ""
-        noise = rounding_noise(problem, self.g, self.rng)
+        noise = rounding_noise(problem, self.rng)
         order = taylor_order(problem, problem.unit(n), self.g, noise)
         if order is not None:
             text += (
@@ -426,6 +475,27 @@ class Comparison:
             analytic=analytic,
             numeric=numeric,
         )
+
+    def guess(self, k: int, found: np.ndarray) -> Guess:
+        """From the pattern of the k-th input's numbers, or if that says nothing another's."""
+        problem, labels = self.problem, [leaf.label for leaf in self.form.wrt]
+        numeric, analytic = problem.split(found), problem.split(self.g)
+        for i in (k, *[i for i in range(len(labels)) if i != k]):
+            seen = guess(
+                Evidence(
+                    i,
+                    analytic[i],
+                    numeric[i],
+                    labels,
+                    problem.split(problem.x),
+                    numeric,
+                    problem.value,
+                    functools.partial(self.spread_out, i),
+                )
+            )
+            if seen.cause and (i == k or seen.cause != "partial"):
+                return seen if i == k else seen._replace(text=f"Of {labels[i]}: {seen.text}")
+        return Guess("", "")
 
     def spread_out(self, k: int) -> np.ndarray | None:
         """The gradient of an input repeated to the shape of an output, if f takes it so."""
@@ -448,6 +518,11 @@ class Comparison:
                 found[n] = sides.rise / (2 * sides.t * u[n])
             return wide.split(found)[k]
         return None
+
+
+def _doubt(best: Estimate, derivative: float) -> float:
+    """How far a derivative by complex step may be from the best by differences."""
+    return 10 * best.error + 1e-9 * abs(derivative)
 
 
 def _fraction(gap: float, allowed: float) -> float:

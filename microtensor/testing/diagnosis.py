@@ -57,6 +57,7 @@ def guess(evidence: Evidence) -> Guess:
             _moved,
             _another_input,
             _missing_sum,
+            _signs,
             _factor,
             _parts,
         ]
@@ -207,6 +208,16 @@ def _missing_sum(e: Evidence) -> Guess | None:
 def _subsets(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for count in range(1, len(axes) + 1):
         yield from itertools.combinations(axes, count)
+
+
+def _signs(e: Evidence) -> Guess | None:
+    """Right but for the sign of some."""
+    if not same(np.abs(e.analytic), np.abs(e.numeric)):
+        return None
+    count = int(np.sum(e.analytic * e.numeric < 0))
+    return Guess(
+        "sign", f"At {count} of {e.analytic.size} numbers the sign is wrong; right elsewhere."
+    )
 
 
 def _factor(e: Evidence) -> Guess | None:

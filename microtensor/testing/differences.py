@@ -222,10 +222,9 @@ class Estimate:
         self.gap, self.error = math.nan, math.inf
         gaps = [(sides.gap(g), sides.noise) for sides in self.sides]
         for (a, _), (b, noise) in itertools.pairwise(gaps):
-            better = b + (b - a) / 15
-            error = max(abs(b - a) / 4, noise)
+            error = max(abs(b - a), noise)
             if error < self.error:
-                self.gap, self.error = better, error
+                self.gap, self.error = b + (b - a) / 15, error
 
     @property
     def reached(self) -> bool:
@@ -279,18 +278,19 @@ def taylor_order(problem: Problem, u: np.ndarray, g: np.ndarray, noise: float) -
     return order
 
 
-def rounding_noise(problem: Problem, g: np.ndarray, rng: Any) -> float:
-    """How much the value jitters when the inputs move by a few units in their last place.
+def rounding_noise(problem: Problem, rng: backend.Generator) -> float:
+    """How much the value jitters, beside changing smoothly, when the inputs move very little.
 
-    g takes away the little that it should change.
+    Of f(x + d) + f(x - d) - 2 f(x) a smooth function leaves nothing but curvature, which for the
+    steps taken here is of the size of rounding; whatever the gradient is. Steps of several sizes,
+    because a function that rounds on its way is constant for the smallest ones.
     """
     worst = 4 * problem.eps * problem.size
-    for _ in range(4):
-        u = rng.normal(problem.x.shape, np.float64)
-        end = problem.rounded(problem.x + 4 * problem.eps * problem.scale * u)
-        outputs = problem.at(end)
-        if outputs is not None:
-            pairs = zip(problem.v, outputs, problem.value, strict=True)
-            change = math.fsum(float(np.sum(v * (y - m))) for v, y, m in pairs)
-            worst = max(worst, abs(change - slope(g, end - problem.x)))
+    t = 8 * math.sqrt(problem.eps)
+    while t > problem.eps:
+        u = rng.normal(problem.x.shape, np.float64) * problem.scale
+        sides = problem.both_sides(u, t)
+        if sides is not None:
+            worst = max(worst, abs(sides.forward - sides.back))
+        t /= 16
     return worst

@@ -54,12 +54,16 @@ class Form:
         self.gradients = self._pull(back)
         self._inputs_are_untouched("the backward pass")
         self._each_gradient_fits()
-        self._memory_is_not_shared(self.gradients, "")
+        self._memory_is_not_shared([*zip(self.wrt, self.gradients, strict=True)], self.title)
         self._twice_the_cotangent_gives_twice_the_gradient(back)
         if isinstance(self.subject, Tensors) and self.order == 1:
             self._backward_agrees(self.subject)
         self._inputs_are_untouched("the backward pass")
         self._float32_stays(back.tensors)
+        self.has_float32_inside = any(
+            np.float32 in (node.dtype if isinstance(node.dtype, tuple) else (node.dtype,))
+            for node in _nodes(back.tensors)
+        )
 
     @property
     def title(self) -> str:
@@ -134,7 +138,11 @@ class Form:
         found = self._vjp(back, self.cotangents)
         for name, array, before in watched:
             if not _same(host(array), before):
-                raise self._error("mutated_input", f"{self.title} changed {name} in place")
+                raise self._error(
+                    "mutated_input",
+                    f"the backward pass changed {name} in place: a rule that writes into its g, or "
+                    "into what it saved; write into a copy",
+                )
         return found
 
     def _vjp(self, back: Pullback, cotangents: list[Array]) -> list[Any]:
@@ -184,19 +192,18 @@ class Form:
                     analytic=float(array[element]),
                 )
 
-    def _memory_is_not_shared(self, gradients: list[Array], what: str) -> None:
+    def _memory_is_not_shared(self, gradients: list[tuple[Leaf, Array]], what: str) -> None:
         others = [(leaf.label, leaf.array) for leaf in self.subject.leaves]
         others += [(f"output {i}", y) for i, y in enumerate(self.outputs)]
         others += [("the cotangent", v) for v in self.cotangents]
-        named = [(f"{what or self.title} of {leaf.label}", leaf) for leaf in self.wrt]
-        for k, ((name, leaf), g) in enumerate(zip(named, gradients, strict=True)):
-            rest = zip(named[k + 1 :], gradients[k + 1 :], strict=True)
-            for other, x in [*[(their_name, h) for (their_name, _), h in rest], *others]:
+        for k, (leaf, g) in enumerate(gradients):
+            rest = [(f"{what} of {other.label}", h) for other, h in gradients[k + 1 :]]
+            for name, x in [*rest, *others]:
                 if _share(g, x):
                     raise self._error(
                         "aliased_gradient",
-                        f"{name} shares memory with {other}: whoever changes one in place changes "
-                        "both; return a copy",
+                        f"{what} of {leaf.label} shares memory with {name}: whoever changes one in "
+                        "place changes both; return a copy",
                         leaf,
                     )
 
@@ -261,9 +268,10 @@ class Form:
                         f"after {times} of `backward` .grad of {leaf.label}",
                         "grad() makes it",
                     )
-            reached = [source.grad for source in sources if source.grad is not None]
-            if len(reached) == len(sources):
-                self._memory_is_not_shared([g.data for g in reached], ".grad")
+            reached = zip(self.wrt, sources, strict=True)
+            self._memory_is_not_shared(
+                [(leaf, x.grad.data) for leaf, x in reached if x.grad is not None], ".grad"
+            )
             for leaf, earlier, g in zip(self.wrt, first, self.gradients, strict=False):
                 if earlier is not None and not np.all(_near(host(earlier.data), host(g))):
                     raise self._error(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,27 +141,32 @@ def at(element: Sequence[int] | None) -> str:
     return f"[{', '.join(map(str, element))}]" if element else ""
 
 
-def literal(array: np.ndarray) -> str:
-    """Python that makes this array again, exactly."""
+def literal(array: np.ndarray, indent: int = 0) -> str:
+    """Python that makes this array again, exactly; it begins at column `indent`."""
     dtype = "" if array.dtype in (np.float64, np.int64, np.bool_) else f", np.{array.dtype.name}"
     if array.size == 0:
-        return f"np.zeros({array.shape}{dtype or f', np.{array.dtype.name}'})"
+        return f"np.zeros({array.shape}, np.{array.dtype.name})"
     if array.size > _MOST_NUMBERS:
         return f"...  # {array.dtype} {array.shape}: error.inputs has it"
     text = np.array2string(
-        array, separator=", ", floatmode="unique", threshold=_MOST_NUMBERS + 1, max_line_width=88
+        array,
+        separator=", ",
+        floatmode="unique",
+        threshold=_MOST_NUMBERS + 1,
+        max_line_width=96,
+        prefix=" " * (indent + len("np.array(")),
     )
-    text = text.replace("nan", "np.nan").replace("inf", "np.inf")
-    return f"np.array({text}{dtype})"
+    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    return f"np.array({text.replace('nan', 'np.nan').replace('inf', 'np.inf')}{dtype})"
 
 
-def where_from(f: Any) -> tuple[str, str]:
-    """How code refers to f: an import line or a comment, and the name."""
+def where_from(f: Any, instead: str = "f") -> tuple[str, str]:
+    """How code refers to f: an import line or a comment, and its name, or one instead of it."""
     f = inspect.unwrap(f) if callable(f) else f
     name = getattr(f, "__qualname__", None)
     module = getattr(f, "__module__", None)
     if name is None:
-        return f"f = ...  # {' '.join(repr(f).split())}", "f"
+        return f"{instead} = ...  # {' '.join(repr(f).split())}", instead
     if name.isidentifier() and module not in (None, "__main__"):
         return f"from {module} import {name}", name
     code = getattr(f, "__code__", None)
@@ -171,30 +176,28 @@ def where_from(f: Any) -> tuple[str, str]:
     if name.isidentifier():
         return f"# {name}: as in your program", name
     place = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
-    return f"f = ...  # {name.rpartition('.')[2]}{place}", "f"
+    return f"{instead} = ...  # {name.rpartition('.')[2]}{place}", instead
 
 
 def reproducer(
     call: str, f: Any, names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]
 ) -> str:
     """The call of a check as a program: imports, the arrays, and the call."""
-    imported, name = where_from(f)
+    imported, name = where_from(f, "f")
     lines = ["import numpy as np", f"from microtensor.testing import {call}", imported]
-    shown = []
+    shown, given = [], []
     for label, value in zip(names, arrays, strict=True):
         if isinstance(value, np.ndarray):
-            lines.append(f"{label} = {literal(value)}")
+            lines.append(f"{label} = {literal(value, len(label) + 3)}")
             shown.append(label)
         else:
             shown.append(repr(value))
-    given = [f"{key}={_short(value)}" for key, value in options.items()]
+    for key, value in options.items():
+        if callable(value):
+            imported, called = where_from(value, key)
+            lines.insert(3, imported)
+            given.append(f"{key}={called}")
+        else:
+            given.append(f"{key}={literal(value) if isinstance(value, np.ndarray) else value!r}")
     lines.append(f"{call}({', '.join([name, *shown, *given])})")
     return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return literal(value)
-    if isinstance(value, Callable):  # type: ignore[arg-type]
-        return getattr(value, "__name__", "...").replace("<lambda>", "...")
-    return repr(value)
