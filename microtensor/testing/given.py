@@ -107,9 +107,8 @@ def given_op(
         raise TypeError(
             f"given_op: {sorted(unknown)} is no argument of given_op, nor of check_grads ({known})"
         )
-    operation = _Operation(op)
     chosen = dict(options or {})
-    operation.check_options(chosen)
+    operation = _Operation(op, chosen)
     if not inputs:
         inputs = (operation.drawn_by_default(domain),)
     elif domain != "real":
@@ -122,7 +121,7 @@ def given_op(
         0 if operation.constant else order,
         check,
     )
-    drawn = calls(op, *inputs, options=chosen)
+    drawn = _calls(operation, inputs, chosen)
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
         if not inspect.isfunction(body):
@@ -136,9 +135,12 @@ def given_op(
 
 
 class _Operation:
-    """What is known of an operation: names, options, and how to draw arguments for it."""
+    """What is known of an operation: names, options, and how to draw arguments for it.
 
-    def __init__(self, op: Any) -> None:
+    Arguments are handed over by position, as far as the first that is among the options.
+    """
+
+    def __init__(self, op: Any, options: Mapping[str, Any]) -> None:
         if not callable(op):
             raise TypeError(f"given_op: {op!r} cannot be called; give it an operation first")
         self.op = op
@@ -150,13 +152,22 @@ class _Operation:
         declaration = getattr(op, "declaration", None)
         if declaration is None:
             self._read(op.forward if isinstance(op, Module) else op)
-            return
-        self.broadcasts, self.never = declaration.broadcasts, declaration.constant
-        self.constant = self.never >= {*declaration.arguments}
-        self.required = [] if declaration.variadic else list(declaration.arguments)
-        self.variadic = declaration.arguments[0] if declaration.variadic else None
-        self.defaults = dict(declaration.defaults)
-        self.positional = [*self.required, *self.defaults]
+        else:
+            self.broadcasts, self.never = declaration.broadcasts, declaration.constant
+            self.constant = self.never >= {*declaration.arguments}
+            self.required = [] if declaration.variadic else list(declaration.arguments)
+            self.variadic = declaration.arguments[0] if declaration.variadic else None
+            self.defaults = dict(declaration.defaults)
+            self.positional = [*self.required, *self.defaults]
+        known = {*self.positional, *self.defaults}
+        self.names = known | {*options} | {self.variadic or "out", "out"}
+        unknown = options.keys() - known
+        if unknown and not self.any_option:
+            has = f"its options are {sorted(self.defaults)}" if self.defaults else "it has none"
+            raise TypeError(f"given_op: {self.name} has no option {sorted(unknown)}; {has}")
+        first = next((i for i, n in enumerate(self.positional) if n in options), None)
+        self.positional = self.positional[:first]
+        self.required = [name for name in self.required if name in self.positional]
 
     def _read(self, function: Any) -> None:
         try:
@@ -180,13 +191,6 @@ class _Operation:
                     self.required.append(name)
                 else:
                     self.defaults[name] = parameter.default
-
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise if there is no such option."""
-        unknown = options.keys() - self.defaults.keys() - {*self.positional}
-        if unknown and not self.any_option:
-            has = f"its options are {sorted(self.defaults)}" if self.defaults else "it has none"
-            raise TypeError(f"given_op: {self.name} has no option {sorted(unknown)}; {has}")
 
     def drawn_by_default(self, domain: Any) -> Any:
         """A strategy for a list of all arguments."""
@@ -268,7 +272,7 @@ def _short(value: Any) -> str:
 
 def calls(op: Any, *inputs: Any, options: Mapping[str, Any]) -> st.SearchStrategy[Call]:
     """A strategy for a `Call`, of inputs and options as `given_op` takes them."""
-    return _calls(_Operation(op), inputs, options)
+    return _calls(_Operation(op, options), inputs, options)
 
 
 @st.composite
@@ -446,9 +450,7 @@ def _property_test(
     The other parameters stay as they are, for pytest to see.
     """
     operation = experiment.operation
-    provided = {*operation.positional, *operation.defaults, "out"} - {"self"}
-    if operation.variadic is not None:
-        provided.add(operation.variadic)
+    provided = operation.names - {"self"}
     its = inspect.signature(body)
     others = [p for name, p in its.parameters.items() if name not in provided]
     slot = "call"

@@ -105,6 +105,22 @@ def test_an_option_that_is_not_drawn_has_its_default():
     test()
 
 
+def test_an_option_need_not_have_a_default():
+    seen = set()
+
+    @few
+    @given_op(
+        lambda x, power: x**power,
+        reference=lambda x, power: x**power,
+        options={"power": st.sampled_from([2, 3])},
+    )
+    def test(power):
+        seen.add(power)
+
+    test()
+    assert seen == {2, 3}
+
+
 def test_a_body_may_ask_for_nothing():
     ran = []
 
