@@ -26,11 +26,15 @@ from typing import Any
 
 from microtensor.declaration import Declaration
 
-__all__ = ["Edit", "NotLive", "plant", "plant_source", "planted"]
+__all__ = ["Edit", "NotLive", "Unchanged", "plant", "plant_source", "planted"]
 
 
 class NotLive(ValueError):
     """An edit of what ran at import and will not run again: a fresh process would be needed."""
+
+
+class Unchanged(ValueError):
+    """An edit with which a module does the very same as before."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def planted(*edits: Edit) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If an edit's text does not stand in its module exactly once, or makes no difference.
+        If an edit's text does not stand in its module exactly once; `Unchanged` if the new one
+        does the same.
     NotLive
         If an edit concerns what ran at import only.
     """
@@ -157,8 +162,8 @@ def plant_source(module: str | ModuleType, source: str) -> Callable[[], None]:
 
     Raises
     ------
-    ValueError
-        If the two make no difference.
+    Unchanged
+        If the two do the same.
     NotLive
         If they differ in what ran at import only.
     SyntaxError
@@ -169,7 +174,7 @@ def plant_source(module: str | ModuleType, source: str) -> Callable[[], None]:
     file = getattr(live, "__file__", None) or f"<{name}>"
     pairs = _differences(*_compiled(before, source, file))
     if not any(pair.differs for pair in pairs):
-        raise ValueError(f"{name}: with this change the module does the same as before")
+        raise Unchanged(f"{name}: with this change the module does the same as before")
     there = {pair.old: pair.new for pair in pairs}
     back = {pair.new: pair.old for pair in pairs}
     _refuse_what_is_out_of_reach(live, pairs)
