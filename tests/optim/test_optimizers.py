@@ -1,12 +1,9 @@
-"""Optimizers: their formulas, what they promise of arrays, groups, and saved state."""
+"""Optimizers: what they promise of arrays, groups and saved state; formulas: test_formulas.py."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import microtensor as mt
 from microtensor import nn, optim
@@ -29,102 +26,6 @@ VARIANTS = {
 }
 
 
-def formulas(name, p, gradients):
-    """The documented formulas, number by number, in Python floats: p after each gradient."""
-    _, o = VARIANTS[name]
-    lr, decay = o["lr"], o.get("weight_decay", 0.0)
-    b = m = v = u = 0.0
-    s = o.get("initial_accumulator_value", 0.0)
-    momentum, eps = o.get("momentum", 0.0), o.get("eps", 1e-8)
-    path = []
-    for t, grad in enumerate(gradients, 1):
-        g = (-grad if o.get("maximize") else grad) + decay * p
-        if name.startswith("sgd"):
-            b = g if t == 1 else momentum * b + (1 - o.get("dampening", 0.0)) * g
-            if not momentum:
-                p -= lr * g
-            else:
-                p -= lr * (g + momentum * b if o.get("nesterov") else b)
-        elif name.startswith("adagrad"):
-            s += g * g
-            rate = lr / (1 + (t - 1) * o.get("lr_decay", 0.0))
-            p -= rate * g / (math.sqrt(s) + o.get("eps", 1e-10))
-        elif name.startswith("rmsprop"):
-            v = 0.99 * v + 0.01 * g * g
-            m = 0.99 * m + 0.01 * g
-            d = math.sqrt(v - m * m if o.get("centered") else v) + eps
-            b = momentum * b + g / d
-            p -= lr * b
-        else:
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            u = max(u, v) if o.get("amsgrad") else v
-            p -= lr * m / (1 - 0.9**t) / (math.sqrt(u / (1 - 0.999**t)) + eps)
-        path.append(p)
-    return path
-
-
-def away_from_zero(low=0.01, high=10):
-    return st.floats(low, high) | st.floats(-high, -low)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-@given(start=st.floats(-3, 3), gradients=st.lists(away_from_zero(), min_size=1, max_size=6))
-@example(start=0.5, gradients=[10.0, 0.05, -0.05])  # falling: AMSGrad keeps the largest
-def test_steps_follow_the_documented_formulas(name, start, gradients):
-    kind, options = VARIANTS[name]
-    parameter = nn.Parameter(np.array([start, 1.0]))
-    optimizer = kind([parameter], **options)
-    for gradient, expected in zip(gradients, formulas(name, start, gradients), strict=True):
-        parameter.grad = mt.tensor(np.array([gradient, 1.0]))
-        optimizer.step()
-        assert parameter.data[0] == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("kind", "size"),
-    [
-        (optim.Adam, lambda g: 1e-3 * g / (abs(g) + 1e-8)),
-        (optim.RMSprop, lambda g: 1e-2 * g / (0.1 * abs(g) + 1e-8)),
-        (optim.Adagrad, lambda g: 1e-2 * g / (abs(g) + 1e-10)),
-        (optim.SGD, lambda g: 1e-3 * g),
-    ],
-)
-@given(g=away_from_zero(1e-6, 1e6), start=st.floats(-2, 2))
-def test_the_first_step_with_defaults_has_a_closed_form(kind, size, g, start):
-    parameter = nn.Parameter(np.array(start))
-    parameter.grad = mt.tensor(np.array(g))
-    kind([parameter]).step()
-    assert parameter.data.item() == pytest.approx(start - size(g), rel=1e-9, abs=1e-11)
-
-
-RATES = {"sgd": 0.05, "adagrad": 0.3, "rmsprop": 0.01, "adam": 0.03}
-
-
-@pytest.mark.parametrize(
-    "name", ["sgd", "sgd_momentum", "sgd_nesterov", "adagrad", "rmsprop", "adam"]
-)
-@given(
-    matrix=hnp.arrays(float, (3, 3), elements=st.floats(-1, 1)),
-    start=hnp.arrays(float, 3, elements=st.floats(-3, 3)),
-)
-def test_the_loss_falls_on_convex_quadratics(name, matrix, start):
-    kind, options = VARIANTS[name]
-    hessian = mt.tensor(matrix @ matrix.T + 0.1 * np.eye(3))
-    parameter = nn.Parameter(start.copy())
-    optimizer = kind([parameter], **{**options, "lr": RATES[name.partition("_")[0]]})
-
-    def loss():
-        return 0.5 * (parameter * (hessian @ parameter)).sum()
-
-    first = loss().item()
-    assume(first > 1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-    assert loss().item() < first
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_float32_stays_in_place_and_gradients_stay_as_they_are(name):
     kind, options = VARIANTS[name]
@@ -142,26 +43,6 @@ def test_float32_stays_in_place_and_gradients_stay_as_they_are(name):
     for value in optimizer.state_dict().values():
         if value.shape == (3, 2):
             assert value.dtype == np.float32
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_parameters_are_independent_of_each_other(name):
-    kind, options = VARIANTS[name]
-    rng = np.random.default_rng(0)
-    starts = [rng.normal(size=shape) for shape in ((2, 3), (4,), ())]
-    gradients = [[rng.normal(size=s.shape) for s in starts] for _ in range(3)]
-    together = [nn.Parameter(s.copy()) for s in starts]
-    alone = [nn.Parameter(s.copy()) for s in starts]
-    one = kind(together, **options)
-    several = [kind([p], **options) for p in alone]
-    for step in gradients:
-        for p, q, g in zip(together, alone, step, strict=True):
-            p.grad, q.grad = mt.tensor(g), mt.tensor(g)
-        one.step()
-        for optimizer in several:
-            optimizer.step()
-    for p, q in zip(together, alone, strict=True):
-        assert p.data.tobytes() == q.data.tobytes()
 
 
 def test_a_parameter_without_a_gradient_is_passed_over():

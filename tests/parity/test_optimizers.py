@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity.against_torch import close, generator, torch
+from parity.against_torch import TOLERANCE, close, generator, torch
 
 import microtensor as mt
 from microtensor import nn, optim
@@ -28,25 +28,46 @@ RUNS = [
     ("Adam", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
     ("Adam", {"lr": 0.02, "amsgrad": True}),
     ("Adam", {"lr": 0.02, "amsgrad": True, "weight_decay": 0.05, "maximize": True}),
+    ("Adam", {"lr": 0.01, "betas": (0.5, 0.0), "eps": 0.1}),
 ]
+# Every hyperparameter in one group only, or another one there.
+GROUPS = {
+    "SGD": (
+        {"momentum": 0.9, "dampening": 0.2, "lr": 0.003},
+        {"weight_decay": 0.2, "momentum": 0.5, "nesterov": True},
+    ),
+    "Adagrad": (
+        {"lr": 0.003, "lr_decay": 0.1},  # PyTorch ignores a group's initial_accumulator_value
+        {"weight_decay": 0.2, "eps": 1e-3},
+    ),
+    "RMSprop": (
+        {"lr": 0.003, "alpha": 0.9, "momentum": 0.5},
+        {"weight_decay": 0.2, "centered": True, "eps": 1e-4},
+    ),
+    "Adam": (
+        {"lr": 0.003, "betas": (0.8, 0.9), "amsgrad": True},
+        {"weight_decay": 0.2, "eps": 1e-4},
+    ),
+}
 
 
-def problem():
+def problem(dtype):
     """A least-squares fit of a small network; one parameter has no gradient every other step."""
     rng = generator(5)
     shapes = ((6, 4), (6,), (1, 6), (1,))
-    return [rng.normal(size=s) for s in shapes], rng.normal(size=(50, 8, 4))
+    start = [rng.normal(size=s).astype(dtype) for s in shapes]
+    return start, rng.normal(size=(50, 8, 4)).astype(dtype)
 
 
-def run(name, options, groups=False, maximum=None, later=(), set_to_none=True):
-    start, batches = problem()
+def run(name, options, groups=None, maximum=None, later=(), set_to_none=True, dtype="float64"):
+    start, batches = problem(dtype)
+    tolerance = TOLERANCE if dtype == "float64" else 2e-5
     ours = [mt.tensor(a, requires_grad=True) for a in start]
     theirs = [torch.tensor(a, requires_grad=True) for a in start]
     parameters = (ours, theirs)
     if groups:
         parameters = [
-            [{"params": ps[:2], "lr": 0.003}, {"params": ps[2:], "weight_decay": 0.2}]
-            for ps in parameters
+            [{"params": ps[:2], **groups[0]}, {"params": ps[2:], **groups[1]}] for ps in parameters
         ]
     mine = getattr(optim, name)(parameters[0], **options)
     torchs = getattr(torch.optim, name)(parameters[1], **options)
@@ -65,14 +86,16 @@ def run(name, options, groups=False, maximum=None, later=(), set_to_none=True):
                 utils.clip_grad_norm_(ps, maximum)
             optimizer.step()
         for a, b in zip(ours, theirs, strict=True):
-            close(a, b, what=f"step {i}")
+            assert a.dtype == dtype
+            close(a, b, tolerance, f"step {i}")
     moved = max(float(np.abs(p.data - a).max()) for p, a in zip(ours, start, strict=True))
     assert moved > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("name", "options"), RUNS, ids=lambda v: str(v))
-def test_fifty_steps(name, options):
-    run(name, options)
+def test_fifty_steps(name, options, dtype):
+    run(name, options, dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +121,10 @@ def test_hyperparameters_changed_on_the_way(later):
     run("SGD", {"lr": 0.05}, later=later)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam"])
-def test_fifty_steps_in_groups_with_clipping(name):
-    run(name, {"lr": 0.01}, groups=True, maximum=0.1)
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("maximum", [None, 0.1], ids=["free", "clipped"])
+def test_fifty_steps_in_groups(name, maximum):
+    run(name, {"lr": 0.01}, GROUPS[name], maximum)
 
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, float("inf")])
