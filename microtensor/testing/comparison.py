@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from microtensor import backend
-from microtensor.testing.diagnosis import Evidence, Guess, guess
+from microtensor.testing.diagnosis import Evidence, Guess, guess, same
 from microtensor.testing.differences import (
     Estimate,
     Problem,
@@ -344,10 +344,12 @@ class Comparison:
         noisy = best.error > max(1e-2 * abs(central * u[n]), 1e-6 * problem.size)
         if abs(best.gap) <= allowed and not noisy:
             return _fraction(best.gap, allowed)
-        noise = rounding_noise(problem, self.rng)
-        order = taylor_order(problem, u, g, noise)
-        settled = not noisy and abs(best.gap) * problem.step >= noise
-        if settled and (order is None or order < 1.5):
+        noise = rounding_noise(problem, u, self.rng)
+        taylor = taylor_order(problem, u, g, noise)
+        # Where the remainder is too small for such a gap, the differences must be mistaken.
+        denied = taylor is not None and abs(best.gap) * taylor.t > 2 * taylor.remainder
+        visible = abs(best.gap) > max(10 * best.error, 10 * noise / best.t)
+        if visible and not noisy and not denied:
             return self.wrong(n, central, numeric)
         share = noise / (problem.size or 1)
         text = (
@@ -457,11 +459,12 @@ class Comparison:
         )
         text += f", ratio {analytic / numeric:.6g}." if numeric else "."
         text += f"\n{seen.text}" if seen.text else ""
-        noise = rounding_noise(problem, self.rng)
-        order = taylor_order(problem, problem.unit(n), self.g, noise)
-        if order is not None:
+        u = problem.unit(n)
+        taylor = taylor_order(problem, u, self.g, rounding_noise(problem, u, self.rng))
+        if taylor is not None and taylor.order < 1.5:
             text += (
-                f"\nThe Taylor remainder shrinks with order {order:.2f}: 2 is right, 1 is wrong."
+                f"\nThe Taylor remainder shrinks with order {taylor.order:.2f}: 2 is right, 1 is "
+                "wrong."
             )
         looked = int(np.isfinite(found).sum())
         if looked < found.size:
@@ -480,7 +483,8 @@ class Comparison:
         """From the pattern of the k-th input's numbers, or if that says nothing another's."""
         problem, labels = self.problem, [leaf.label for leaf in self.form.wrt]
         numeric, analytic = problem.split(found), problem.split(self.g)
-        for i in (k, *[i for i in range(len(labels)) if i != k]):
+        others = [i for i in range(len(labels)) if i != k and not same(analytic[i], numeric[i])]
+        for i in (k, *others):
             seen = guess(
                 Evidence(
                     i,
@@ -489,6 +493,7 @@ class Comparison:
                     labels,
                     problem.split(problem.x),
                     numeric,
+                    analytic,
                     problem.value,
                     functools.partial(self.spread_out, i),
                 )

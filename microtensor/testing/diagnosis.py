@@ -30,7 +30,8 @@ class Evidence(NamedTuple):
     numeric: np.ndarray
     labels: Sequence[str]
     inputs: Sequence[np.ndarray]  # those that are differentiated
-    numerics: Sequence[np.ndarray]  # the numeric gradients of all of them
+    numerics: Sequence[np.ndarray]  # the gradients of all of them, by numbers
+    analytics: Sequence[np.ndarray]  # and by the chain rule
     outputs: Sequence[np.ndarray]
     spread: Callable[[], np.ndarray | None]  # the gradient of the input repeated to the output
 
@@ -81,7 +82,7 @@ def _nothing(e: Evidence) -> Guess | None:
 def _rounded(e: Evidence) -> Guess | None:
     size = float(np.max(np.abs(e.numeric), initial=0))
     error = float(np.max(np.abs(e.analytic - e.numeric), initial=0))
-    if not 0 < error < 1e-6 * size:
+    if not 1e-10 * size < error < 1e-6 * size:
         return None
     return Guess(
         "precision",
@@ -98,7 +99,7 @@ def _constant_ratio(e: Evidence) -> Guess | None:
     if not total:
         return None
     ratio = float(np.sum(analytic * numeric)) / total
-    if abs(ratio) < 1e-3 or not same(analytic, ratio * numeric):
+    if abs(ratio) < 1e-3 or abs(ratio - 1) < 1e-9 or not same(analytic, ratio * numeric):
         return None
     if abs(ratio + 1) < _SAME:
         return Guess("sign", "Everywhere the ratio is -1: the sign is wrong.")
@@ -171,7 +172,7 @@ def _shifted(a: np.ndarray, n: np.ndarray, axis: int, by: int) -> bool:
 
 def _another_input(e: Evidence) -> Guess | None:
     for j, other in enumerate(e.numerics):
-        if j != e.which and same(other, e.analytic):
+        if j != e.which and same(other, e.analytic) and same(e.analytics[j], e.numeric):
             return Guess(
                 "exchanged", f"It is the gradient of {e.labels[j]}: two rules are exchanged."
             )

@@ -19,7 +19,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,6 +108,14 @@ class Problem:
     def dot(self, outputs: Sequence[np.ndarray]) -> Any:
         """v . f for these outputs."""
         return sum(np.sum(v * y) for v, y in zip(self.v, outputs, strict=True))
+
+    def change(self, x: np.ndarray) -> float | None:
+        """How much v . f changes from here to x; None if it cannot be had there."""
+        outputs = self.at(x)
+        if outputs is None:
+            return None
+        pairs = zip(self.v, outputs, self.value, strict=True)
+        return math.fsum(float(np.sum(v * (y - m))) for v, y, m in pairs)
 
     def by_complex_step(self, u: np.ndarray) -> float | None:
         """The derivative along u, or None where complex numbers are not accepted."""
@@ -219,12 +227,12 @@ class Estimate:
         ladder = [first * 4.0**-k for k in range(11 if problem.eps < 1e-10 else 6)]
         found = [problem.both_sides(u, t) for t in ladder]
         self.sides = [sides for sides in found if sides is not None]
-        self.gap, self.error = math.nan, math.inf
-        gaps = [(sides.gap(g), sides.noise) for sides in self.sides]
-        for (a, _), (b, noise) in itertools.pairwise(gaps):
+        self.gap, self.error, self.t = math.nan, math.inf, math.nan
+        gaps = [(sides.gap(g), sides.noise, sides.t) for sides in self.sides]
+        for (a, _, _), (b, noise, t) in itertools.pairwise(gaps):
             error = max(abs(b - a), noise)
             if error < self.error:
-                self.gap, self.error = b + (b - a) / 15, error
+                self.gap, self.error, self.t = b + (b - a) / 15, error, t
 
     @property
     def reached(self) -> bool:
@@ -250,47 +258,48 @@ class Estimate:
         return best
 
 
-def taylor_order(problem: Problem, u: np.ndarray, g: np.ndarray, noise: float) -> float | None:
-    """How fast f(x + t u) - f(x) - t (g . u) shrinks with t: order 2 if g is right, 1 if wrong.
+class Taylor(NamedTuple):
+    """How the remainder f(x + t u) - f(x) - t (g . u) shrinks with t."""
 
-    Judged at the smallest step where the remainder stands clear of rounding; None if it never does,
-    as when f is linear and g right.
-    """
-    order = None
+    order: float  # 2 if g is right, 1 if it is wrong
+    t: float  # the smallest step where the remainder stands clear of rounding
+    remainder: float  # its size there
+
+
+def taylor_order(problem: Problem, u: np.ndarray, g: np.ndarray, noise: float) -> Taylor | None:
+    """The order at the smallest clean step; None if there is none, as when f is linear."""
+    found = None
     last: float | None = None
     t = 0.125
     while t > problem.eps:
         end = problem.rounded(problem.x + t * u)
-        outputs = problem.at(end)
-        remainder = None
-        if outputs is not None:
-            change = math.fsum(
-                float(np.sum(v * (y - m)))
-                for v, y, m in zip(problem.v, outputs, problem.value, strict=True)
-            )
+        change, remainder = problem.change(end), None
+        if change is not None:
             remainder = abs(change - slope(g, end - problem.x))
             if remainder < 100 * noise:
                 break
             if last is not None:
-                order = math.log2(last / remainder)
+                found = Taylor(math.log2(last / remainder), t, remainder)
         last = remainder
         t /= 2
-    return order
+    return found
 
 
-def rounding_noise(problem: Problem, rng: backend.Generator) -> float:
-    """How much the value jitters, beside changing smoothly, when the inputs move very little.
+def rounding_noise(problem: Problem, u: np.ndarray, rng: backend.Generator) -> float:
+    """How much the value jitters along u, beside changing smoothly.
 
-    Of f(x + d) + f(x - d) - 2 f(x) a smooth function leaves nothing but curvature, which for the
-    steps taken here is of the size of rounding; whatever the gradient is. Steps of several sizes,
-    because a function that rounds on its way is constant for the smallest ones.
+    The fourth difference, f(4t) - 4 f(3t) + 6 f(2t) - 4 f(t) + f(0), leaves of a smooth function
+    less than its rounding if t is the fourth root of the precision, or smaller; whatever the
+    gradient is. To one side only, since rounding errors on both sides are often opposite. Steps of
+    several sizes, because a function that rounds on its way is constant for the smallest ones.
     """
     worst = 4 * problem.eps * problem.size
-    t = 8 * math.sqrt(problem.eps)
+    t = problem.eps**0.25
     while t > problem.eps:
-        u = rng.normal(problem.x.shape, np.float64) * problem.scale
-        sides = problem.both_sides(u, t)
-        if sides is not None:
-            worst = max(worst, abs(sides.forward - sides.back))
-        t /= 16
+        for part in rng.uniform(-0.5, 0.5, (3,), np.float64):
+            changes = [problem.change(problem.x + k * t * float(part) * u) for k in (1, 2, 3, 4)]
+            if None not in changes:
+                a, b, c, d = (change or 0.0 for change in changes)
+                worst = max(worst, abs(d - 4 * c + 6 * b - 4 * a) / 8)
+        t /= 64
     return worst

@@ -18,15 +18,14 @@ those of f and the cotangents, a third with the gradient of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from microtensor import backend
 from microtensor.tensor import Tensor
 from microtensor.testing.comparison import Comparison, Settings
-from microtensor.testing.differences import host
 from microtensor.testing.form import Form
-from microtensor.testing.report import GradientError, GradReport, reproducer
+from microtensor.testing.report import MOST_NUMBERS, GradientError, GradReport, reproducer
 from microtensor.testing.subject import Gradient, HandWritten, Leaf, Tensors
 
 __all__ = ["check_grads"]
@@ -103,6 +102,39 @@ def check_grads(
         If there is nothing to differentiate, or the arguments make no sense.
     """
     _check_arguments(order, mode, kinks, vjp)
+    options = {
+        "wrt": wrt,
+        "order": order,
+        "mode": mode,
+        "cotangent": cotangent,
+        "vjp": vjp,
+        "eps": eps,
+        "rtol": rtol,
+        "atol": atol,
+        "kinks": kinks,
+        "rng": rng,
+    }
+    try:
+        return _checked(f, inputs, **options)
+    except GradientError as error:
+        usual = check_grads.__kwdefaults__ or {}
+        given = {name: v for name, v in options.items() if v is not usual[name]}
+        error.inputs = inputs
+        error.reproducer = reproducer("check_grads", f, _smaller(f, inputs, error, options), given)
+        raise
+
+
+def _checked(
+    f: Callable[..., Any],
+    inputs: Sequence[Any],
+    wrt: Sequence[int | str] | None,
+    order: int,
+    cotangent: Any,
+    vjp: Any,
+    rng: int,
+    **settings: Any,
+) -> GradReport:
+    """The check itself, whose errors have no reproducer yet."""
     subject: Any = Tensors(f, inputs) if vjp is None else HandWritten(f, vjp, inputs)
     subject.wrt, named = _chosen(subject.leaves, len(inputs), wrt)
     if not subject.wrt:
@@ -110,37 +142,54 @@ def check_grads(
             "check_grads: it needs an input to differentiate, an array or tensor of float32 or "
             "float64"
         )
-    shown = {
-        "wrt": (wrt, None),
-        "order": (order, 1),
-        "mode": (mode, "auto"),
-        "cotangent": (cotangent, "random"),
-        "vjp": (vjp, None),
-        "eps": (eps, None),
-        "rtol": (rtol, None),
-        "atol": (atol, None),
-        "kinks": (kinks, "subgradient"),
-        "rng": (rng, 0),
-    }
     generator = backend.Generator(rng)
-    settings = Settings(mode, eps, rtol, atol, kinks)
     worst, methods, found = 0.0, [], []
-    try:
-        for k in range(1, order + 1):
-            with subject.loaded():
-                form = Form(subject, k, generator, cotangent if k == 1 else "random")
-                comparison = Comparison(form, settings, generator)
-                worst = max(worst, comparison.run())
-            methods.append(comparison.method)
-            found += comparison.kinks
-            if k < order:
-                subject = Gradient(subject, form.cotangents)
-    except GradientError as error:
-        options = {k: v for k, (v, usual) in shown.items() if not (v is usual or v == usual)}
-        error.inputs, error.reproducer = inputs, _reproducer(f, inputs, options)
-        raise
+    for k in range(1, order + 1):
+        with subject.loaded():
+            form = Form(subject, k, generator, cotangent if k == 1 else "random")
+            comparison = Comparison(form, Settings(**settings), generator)
+            worst = max(worst, comparison.run())
+        methods.append(comparison.method)
+        found += comparison.kinks
+        if k < order:
+            subject = Gradient(subject, form.cotangents)
     differences = [method for method in methods if method != "complex step"]
     return GradReport(order, named, worst, (differences or methods)[0], tuple(found))
+
+
+def _smaller(
+    f: Any, inputs: Sequence[Any], error: GradientError, options: Mapping[str, Any]
+) -> list[Any]:
+    """Inputs that one can print and that show the same fault: cut down to the worst number.
+
+    Axes of one length that would meet in broadcasting are cut together; a cut is kept if the check
+    still comes to the same verdict.
+    """
+    kept = [value.data if isinstance(value, Tensor) else value for value in inputs]
+    which, element = error.input, error.element
+    if not any(getattr(value, "size", 0) > MOST_NUMBERS for value in kept):
+        return kept
+    if not isinstance(which, int) or element is None:
+        return kept
+    for axis in range(1, kept[which].ndim + 1):
+        length, where = kept[which].shape[-axis], element[-axis]
+        cut = [_cut(value, axis, length, where) for value in kept]
+        if length == 1:
+            continue
+        try:
+            _checked(f, cut, **options)
+        except GradientError as other:
+            if (other.verdict, other.input) == (error.verdict, error.input):
+                kept = cut
+        except Exception:  # f does not take these shapes: then it stays as it was
+            continue
+    return kept
+
+
+def _cut(value: Any, axis: int, length: int, where: int) -> Any:
+    if backend.of(value) is None or value.ndim < axis or value.shape[-axis] != length:
+        return value
+    return value[(..., slice(where, where + 1), *[slice(None)] * (axis - 1))]
 
 
 def _check_arguments(order: int, mode: str, kinks: str, vjp: Any) -> None:
@@ -181,12 +230,3 @@ def _chosen(
             )
         found += [i for i in hits if i not in found]
     return found, tuple(leaves[i].key for i in found)
-
-
-def _reproducer(f: Any, inputs: Sequence[Any], options: dict[str, Any]) -> str:
-    names, shown = [], []
-    for i, value in enumerate(inputs):
-        array = value.data if isinstance(value, Tensor) else value
-        names.append(f"x{i}")
-        shown.append(host(array) if backend.of(array) is not None else value)
-    return reproducer("check_grads", f, names, shown, options)

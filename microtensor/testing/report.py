@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from microtensor import backend
+
 __all__ = ["GradReport", "GradientError", "Kink"]
 
-_MOST_NUMBERS = 100  # that a reproducer prints of one array
+MOST_NUMBERS = 100  # that a reproducer prints of one array
 
 # What a verdict means, as the first words of its message.
 VERDICTS = {
@@ -146,13 +149,13 @@ def literal(array: np.ndarray, indent: int = 0) -> str:
     dtype = "" if array.dtype in (np.float64, np.int64, np.bool_) else f", np.{array.dtype.name}"
     if array.size == 0:
         return f"np.zeros({array.shape}, np.{array.dtype.name})"
-    if array.size > _MOST_NUMBERS:
+    if array.size > MOST_NUMBERS:
         return f"...  # {array.dtype} {array.shape}: error.inputs has it"
     text = np.array2string(
         array,
         separator=", ",
         floatmode="unique",
-        threshold=_MOST_NUMBERS + 1,
+        threshold=MOST_NUMBERS + 1,
         max_line_width=96,
         prefix=" " * (indent + len("np.array(")),
     )
@@ -162,8 +165,12 @@ def literal(array: np.ndarray, indent: int = 0) -> str:
 
 def where_from(f: Any, instead: str = "f") -> tuple[str, str]:
     """How code refers to f: an import line or a comment, and its name, or one instead of it."""
-    f = inspect.unwrap(f) if callable(f) else f
-    name = getattr(f, "__qualname__", None)
+    if isinstance(f, functools.partial) and not f.args:
+        imported, inner = where_from(f.func, instead)
+        given = ", ".join(f"{key}={value!r}" for key, value in f.keywords.items())
+        return f"from functools import partial\n{imported}", f"partial({inner}, {given})"
+    f = inspect.unwrap(f)
+    name: Any = getattr(f, "__qualname__", None)
     module = getattr(f, "__module__", None)
     if name is None:
         return f"{instead} = ...  # {' '.join(repr(f).split())}", instead
@@ -179,25 +186,32 @@ def where_from(f: Any, instead: str = "f") -> tuple[str, str]:
     return f"{instead} = ...  # {name.rpartition('.')[2]}{place}", instead
 
 
-def reproducer(
-    call: str, f: Any, names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]
-) -> str:
-    """The call of a check as a program: imports, the arrays, and the call."""
-    imported, name = where_from(f, "f")
-    lines = ["import numpy as np", f"from microtensor.testing import {call}", imported]
-    shown, given = [], []
-    for label, value in zip(names, arrays, strict=True):
-        if isinstance(value, np.ndarray):
-            lines.append(f"{label} = {literal(value, len(label) + 3)}")
-            shown.append(label)
-        else:
-            shown.append(repr(value))
+def _expression(value: Any, indent: int) -> str:
+    """Python that makes an input again: arrays, tensors as arrays, nests of them, the rest."""
+    value = getattr(value, "data", value) if hasattr(value, "requires_grad") else value
+    place = backend.of(value)
+    if place is not None:
+        return literal(np.asarray(place.to_host(value)), indent)
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_make"):
+        inner = ", ".join(_expression(part, indent + 1) for part in value)
+        inner += "," * (isinstance(value, tuple) and len(value) == 1)
+        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+    return repr(value)
+
+
+def reproducer(call: str, f: Any, inputs: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """The call of a check as a program: imports, the inputs x0, x1, ..., and the call."""
+    imported, name = where_from(f)
+    heads = ["import numpy as np", f"from microtensor.testing import {call}", imported]
+    lines, arguments = [], [name]
+    for i, value in enumerate(inputs):
+        lines.append(f"x{i} = {_expression(value, len(f'x{i} = '))}")
+        arguments.append(f"x{i}")
     for key, value in options.items():
         if callable(value):
-            imported, called = where_from(value, key)
-            lines.insert(3, imported)
-            given.append(f"{key}={called}")
+            imported, name = where_from(value, key)
+            heads.append(imported)
+            arguments.append(f"{key}={name}")
         else:
-            given.append(f"{key}={literal(value) if isinstance(value, np.ndarray) else value!r}")
-    lines.append(f"{call}({', '.join([name, *shown, *given])})")
-    return "\n".join(lines)
+            arguments.append(f"{key}={_expression(value, 0)}")
+    return "\n".join([*heads, *lines, f"{call}({', '.join(arguments)})"])
