@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from microtensor import backend
+from microtensor.declaration import LIBRARY
 from microtensor.tensor import Tensor
 from microtensor.testing.comparison import Comparison, Settings
 from microtensor.testing.form import Form
@@ -29,6 +30,8 @@ from microtensor.testing.report import MOST_NUMBERS, GradientError, GradReport, 
 from microtensor.testing.subject import Gradient, HandWritten, Leaf, Tensors
 
 __all__ = ["check_grads"]
+
+LIBRARY.add(id(globals()))
 
 
 def check_grads(

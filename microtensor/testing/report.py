@@ -173,7 +173,9 @@ def where_from(f: Any, instead: str = "f") -> tuple[str, str]:
     name: Any = getattr(f, "__qualname__", None)
     module = getattr(f, "__module__", None)
     if name is None:
-        return f"{instead} = ...  # {' '.join(repr(f).split())}", instead
+        what = " ".join(repr(f).split())
+        # Not the address of an object, which would tell nothing and differ each time.
+        return f"{instead} = ...  # {type(f).__name__ if ' at 0x' in what else what}", instead
     if name.isidentifier() and module not in (None, "__main__"):
         return f"from {module} import {name}", name
     code = getattr(f, "__code__", None)

@@ -18,8 +18,11 @@ import numpy as np
 
 from microtensor import backend, engine
 from microtensor.backend import Array
+from microtensor.declaration import LIBRARY
 from microtensor.nn.module import Module
 from microtensor.tensor import Tensor
+
+LIBRARY.add(id(globals()))  # an operation that is called here was called by whoever checks it
 
 
 class Leaf(NamedTuple):
