@@ -1,4 +1,7 @@
-"""Recurrent layers against a naive loop, against finite differences, and against themselves."""
+"""Recurrent layers against a naive loop, their arguments, and what they refuse.
+
+Their gradients and what they have in common with each other: tests/recurrence/.
+"""
 
 import copy
 import gc
@@ -10,53 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nn import reference  # tests/nn/reference.py
+from recurrence.layers import KINDS, B, H, I, T, as_state, build, draw_state, parts, spread
 
 import microtensor as mt
 from microtensor import engine, nn
-from microtensor.recurrence import cell, peephole_lstm
+from microtensor.recurrence import cell
 
-# All different, so that no transposition goes unnoticed.
-T, B, I, H = 5, 3, 4, 2
-
-
-def build(kind, **options):
-    if kind == "gru_before":
-        return nn.GRU(I, H, reset="before", dtype="float64", **options)
-    if kind == "peephole_lstm":
-        return nn.Recurrent(peephole_lstm, I, H, dtype="float64", **options)
-    if kind == "rnn_relu":
-        return nn.RNN(I, H, nonlinearity="relu", dtype="float64", **options)
-    layer = {"rnn_tanh": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[kind]
-    return layer(I, H, dtype="float64", **options)
-
-
-KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before", "peephole_lstm")
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def arrays_of(layer):
     return {name: value.detach().numpy() for name, value in layer.state_dict().items()}
-
-
-def spread(layer, rng):
-    """Larger weights than the initial ones, so that every nonlinearity is felt."""
-    state = {name: rng.normal(size=p.shape) for name, p in layer.named_parameters()}
-    layer.load_state_dict(state)
-
-
-def draw_state(layer, rng, batch=B):
-    blocks = layer.num_layers * layer.directions
-    return tuple(rng.normal(size=(blocks, batch, H)) for _ in layer.cell.state)
-
-
-def as_state(values, requires_grad=False):
-    tensors = tuple(mt.tensor(value, requires_grad=requires_grad) for value in values)
-    return tensors if len(tensors) > 1 else tensors[0]
-
-
-def parts(state):
-    return state if isinstance(state, tuple) else (state,)
 
 
 @given(
@@ -103,113 +71,6 @@ def test_layers_agree_with_a_naive_loop(
         np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-10, atol=1e-12)
 
 
-@given(
-    kind=kinds,
-    seed=seeds,
-    bidirectional=st.booleans(),
-    lengths=st.none() | st.lists(st.integers(1, T), min_size=B, max_size=B),
-)
-def test_every_gradient_agrees_with_finite_differences(kind, seed, bidirectional, lengths):
-    rng = np.random.default_rng(seed)
-    layer = build(kind, num_layers=2, bidirectional=bidirectional)
-    if kind != "rnn_relu":  # whose kinks are easily hit; its initial weights do
-        spread(layer, rng)
-    x = mt.tensor(rng.normal(size=(T, B, I)), requires_grad=True)
-    state = as_state(draw_state(layer, rng), requires_grad=True)
-    weights = None
-
-    def loss():
-        nonlocal weights
-        output, final = layer(x, state, lengths=lengths)
-        values = (output, *parts(final))
-        if weights is None:
-            weights = [rng.normal(size=value.shape) for value in values]
-        total = 0.0
-        for value, weight in zip(values, weights, strict=True):
-            total = total + (value * weight).sum()
-        return total
-
-    loss().backward()
-    leaves = {"x": x, **dict(layer.named_parameters())}
-    leaves |= {f"state {i}": value for i, value in enumerate(parts(state))}
-    step = 1e-6
-    for name, leaf in leaves.items():
-        direction = rng.normal(size=leaf.shape)
-        direction /= np.linalg.norm(direction)
-        original = leaf.data.copy()
-        with mt.no_grad():
-            leaf.data[...] = original + step * direction
-            up = loss().item()
-            leaf.data[...] = original - step * direction
-            down = loss().item()
-        leaf.data[...] = original
-        slope = (up - down) / (2 * step)
-        got = float((leaf.grad.detach().numpy() * direction).sum())
-        assert got == pytest.approx(slope, rel=1e-6, abs=1e-7), name
-
-
-@given(kind=kinds, seed=seeds, lengths=st.lists(st.integers(1, T), min_size=B, max_size=B))
-def test_lengths_mean_running_each_sequence_alone(kind, seed, lengths):
-    rng = np.random.default_rng(seed)
-    layer = build(kind, num_layers=2, bidirectional=True)
-    x = rng.normal(size=(T, B, I))
-    for b, n in enumerate(lengths):
-        x[n:, b] = np.nan  # padding is never read
-    tensor = mt.tensor(x, requires_grad=True)
-    state = draw_state(layer, rng)
-    output, final = layer(tensor, as_state(state), lengths=lengths)
-    for b, n in enumerate(lengths):
-        alone = as_state(tuple(value[:, b] for value in state))
-        expected, expected_final = layer(mt.tensor(x[:n, b]), alone)
-        np.testing.assert_allclose(
-            output.detach().numpy()[:n, b], expected.detach().numpy(), atol=1e-12
-        )
-        assert np.all(output.detach().numpy()[n:, b] == 0)
-        for a, e in zip(parts(final), parts(expected_final), strict=True):
-            np.testing.assert_allclose(a.detach().numpy()[:, b], e.detach().numpy(), atol=1e-12)
-    output.sum().backward()
-    for b, n in enumerate(lengths):
-        assert np.all(tensor.grad.detach().numpy()[n:, b] == 0)
-        assert np.all(np.isfinite(tensor.grad.detach().numpy()[:n, b]))
-    assert all(np.all(np.isfinite(p.grad.detach().numpy())) for p in layer.parameters())
-
-
-@given(kind=kinds, seed=seeds)
-def test_the_second_direction_is_the_flipped_sequence(kind, seed):
-    rng = np.random.default_rng(seed)
-    both, one = build(kind, bidirectional=True), build(kind)
-    spread(both, rng)
-    one.load_state_dict(
-        {
-            name.removesuffix("_reverse"): value
-            for name, value in both.state_dict().items()
-            if name.endswith("_reverse")
-        }
-    )
-    x = rng.normal(size=(T, B, I))
-    output, final = both(mt.tensor(x))
-    flipped, flipped_final = one(mt.tensor(x[::-1].copy()))
-    np.testing.assert_allclose(
-        output.detach().numpy()[..., H:], flipped.detach().numpy()[::-1], atol=1e-14
-    )
-    for a, b in zip(parts(final), parts(flipped_final), strict=True):
-        np.testing.assert_allclose(a.detach().numpy()[1], b.detach().numpy()[0], atol=1e-14)
-
-
-@given(kind=kinds, seed=seeds, cut=st.integers(1, T - 1))
-def test_a_carried_state_continues_the_sequence(kind, seed, cut):
-    rng = np.random.default_rng(seed)
-    layer = build(kind, num_layers=2)
-    x = rng.normal(size=(T, B, I))
-    whole, whole_final = layer(mt.tensor(x))
-    first, state = layer(mt.tensor(x[:cut]))
-    second, final = layer(mt.tensor(x[cut:]), state)
-    joined = np.concatenate([first.detach().numpy(), second.detach().numpy()])
-    np.testing.assert_allclose(joined, whole.detach().numpy(), atol=1e-14)
-    for a, b in zip(parts(final), parts(whole_final), strict=True):
-        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-14)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_detaching_the_state_cuts_the_gradient(kind):
     layer = build(kind)
@@ -233,38 +94,6 @@ def test_one_sequence_without_a_batch_axis(kind):
     for a, b in zip(parts(final), parts(batched_final), strict=True):
         assert a.shape == (4, H)
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy()[:, 0])
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "peephole_lstm"])
-def test_single_step_modules_agree_with_the_layer(kind):
-    layer = build(kind)
-    options = {"dtype": "float64"}
-    if kind.startswith("rnn"):
-        step = nn.RNNCell(I, H, nonlinearity=kind.removeprefix("rnn_"), **options)
-    elif kind == "lstm":
-        step = nn.LSTMCell(I, H, **options)
-    else:
-        step = nn.GRUCell(I, H, reset="before" if "before" in kind else "after", **options)
-    step.load_state_dict(
-        {name.removesuffix("_l0"): value for name, value in layer.state_dict().items()}
-    )
-    x = mt.randn((T, B, I), dtype="float64")
-    output, final = layer(x)
-    state = None
-    for t in range(T):
-        state = step(x[t], state)
-        np.testing.assert_allclose(
-            parts(state)[0].detach().numpy(), output.detach().numpy()[t], atol=1e-14
-        )
-    for a, b in zip(parts(state), parts(final), strict=True):
-        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy()[0], atol=1e-14)
-    # The same module, run by the layer instead of a hand-written loop; and one sequence alone.
-    run, run_final = nn.Recurrent(step)(x)
-    np.testing.assert_allclose(run.detach().numpy(), output.detach().numpy(), atol=1e-14)
-    for a, b in zip(parts(run_final), parts(final), strict=True):
-        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-14)
-    alone = parts(step(x[0, 1]))[0]
-    np.testing.assert_allclose(alone.detach().numpy(), output.detach().numpy()[0, 1], atol=1e-14)
 
 
 class Leaky(nn.Module):
@@ -528,27 +357,6 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 # -- with the engine
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rnn_relu"])
-def test_second_derivatives_agree_with_finite_differences(kind):
-    rng = np.random.default_rng(0)
-    layer = build(kind, bidirectional=True)
-    spread(layer, rng)
-    x = mt.tensor(rng.normal(size=(T, B, I)), requires_grad=True)
-    direction = rng.normal(size=x.shape)
-
-    def gradient(create_graph):
-        output, _ = layer(x, lengths=[5, 2, 3])
-        return mt.grad((output * output).sum(), x, create_graph=create_graph)
-
-    (product,) = (mt.grad((gradient(True) * direction).sum(), x),)
-    step, original = 1e-6, x.data.copy()
-    x.data[...] = original + step * direction
-    up = gradient(False).detach().numpy().copy()
-    x.data[...] = original - step * direction
-    down = gradient(False).detach().numpy()
-    np.testing.assert_allclose(product.numpy(), (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
