@@ -212,7 +212,9 @@ class Declaration:
         if argument not in self.arguments:
             raise guards.unknown_name(repr(self), argument)
         if self.variadic:
-            self.joint = (lambda g, needs, *saved: rule(g, *saved), names)
+            together: Any = lambda g, needs, *saved: rule(g, *saved)  # noqa: E731
+            together.__wrapped__ = rule  # for those who want to read it
+            self.joint = (together, names)
         else:
             self.rules[argument] = (rule, names)
         self._make_plans()

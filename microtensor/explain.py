@@ -151,6 +151,7 @@ def rule_text(node: Node, argument: str) -> str:
     """The body of an argument's rule if it is a lambda, else the rule's name."""
     declaration = node.plan.declaration
     rule, _ = declaration.joint or declaration.rules[argument]
+    rule = inspect.unwrap(rule)
     name = getattr(rule, "__name__", "a rule").strip("_")
     if name != "<lambda>":
         return f"rule {name}"
