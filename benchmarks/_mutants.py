@@ -2,7 +2,8 @@
 
 A mutant is a place in a file and a text to stand there instead. Lines keep their numbers. Left out
 is what no test of behaviour should pin down: docstrings, annotations, what is raised and what only
-goes into its message, `__all__`, `__slots__`, `__repr__`, `extra_repr`, stubs for type checkers.
+goes into its message, `__all__`, `__slots__`, `__repr__`, `extra_repr`, stubs for type checkers,
+and the `strict` of `zip`, which is an assertion.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ COMPARISONS: dict[type[ast.cmpop], tuple[str, list[str]]] = {
 COMMUTES = (ast.Add, ast.Mult, ast.BitOr, ast.BitAnd, ast.BitXor)
 # Calls whose first two arguments are not exchanged: the result is the same, or no call at all.
 COMMUTING_CALLS = frozenset(
-    ("add", "equal", "logical_and", "logical_or", "max", "maximum", "min", "minimum", "multiply")
+    (
+        *("add", "equal", "logical_and", "logical_or", "max", "maximum", "min", "minimum"),
+        *("multiply", "not_equal", "swapaxes"),
+    )
 )
 TYPED_CALLS = frozenset(["getattr", "hasattr", "isinstance", "issubclass", "setattr"])
 UNTESTED_FUNCTIONS = frozenset(("__repr__", "extra_repr"))
@@ -402,7 +406,10 @@ class _Finder:
                 if isinstance(second, ast.GeneratorExp) or "(" in between or ")" in between:
                     return (yield from self.inside(node))
                 yield self._replace("swap", start, end, texts[1] + between + texts[0])
-        if isinstance(node.func, ast.Name):
+        if called == "zip":  # `strict=True` there is an assertion, and it holds
+            for argument in node.args:
+                yield from self.visit(argument)
+        elif isinstance(node.func, ast.Name):
             yield from self.inside(node, "func")
         else:
             yield from self.inside(node)

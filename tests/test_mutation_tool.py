@@ -121,6 +121,7 @@ def test_adding_in_place_is_taken_apart():
         "@overload\ndef f(a=1): ...",
         "Axis = int | None\ndef f(a: Axis): ...",
         "warnings.warn(f(1), stacklevel=2)",
+        "zip(a, strict=True)",
     ],
 )
 def test_left_alone(source):
