@@ -232,11 +232,17 @@ class Form:
             )
 
     def _numbers_agree(
-        self, leaf: Leaf, found: np.ndarray, wanted: np.ndarray, says: str, instead: str
+        self,
+        leaf: Leaf,
+        found: np.ndarray,
+        wanted: np.ndarray,
+        says: str,
+        instead: str,
+        size: float = 0.0,
     ) -> None:
         if found.shape != wanted.shape:
             raise self._error("shape", f"{says} it has shape {found.shape}", leaf)
-        wrong = ~_near(found, wanted)
+        wrong = ~_near(found, wanted, size)
         if wrong.any():
             element = _first(wrong)
             a, b = float(found[element]), float(wanted[element])
@@ -256,11 +262,16 @@ class Form:
         for source in sources:
             source.grad = None
         first: list[Any] = []
+        # Here the outputs' parts are added up one after the other, there all at once: where they
+        # cancel, both are rounded by the parts' size.
+        size = max(float(np.max(np.abs(host(g)), initial=0)) for g in self.gradients)
         for times in (1, 2):
             outputs = subject.trace(tensors, record=True)
             for y, v in zip(outputs, self.cotangents, strict=True):
                 if y.requires_grad:
                     engine.backward(y, Tensor(v), retain_graph=True)
+                    parts = [host(x.grad.data) for x in sources if x.grad is not None]
+                    size = max(size, *[float(np.max(np.abs(g), initial=0)) for g in parts])
             for leaf, source, g in zip(self.wrt, sources, self.gradients, strict=True):
                 if source.grad is not None:
                     self._numbers_agree(
@@ -269,13 +280,14 @@ class Form:
                         times * host(g),
                         f"after {times} of `backward` .grad of {leaf.label}",
                         "grad() makes it",
+                        size,
                     )
             reached = zip(self.wrt, sources, strict=True)
             self._memory_is_not_shared(
                 [(leaf, x.grad.data) for leaf, x in reached if x.grad is not None], ".grad"
             )
             for leaf, earlier, g in zip(self.wrt, first, self.gradients, strict=False):
-                if earlier is not None and not np.all(_near(host(earlier.data), host(g))):
+                if earlier is not None and not np.all(_near(host(earlier.data), host(g), size)):
                     raise self._error(
                         "aliased_gradient",
                         f".grad of {leaf.label} was changed by the next `backward` after it had "
@@ -309,9 +321,9 @@ def repeats(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     return all(a in (1, b) for a, b in zip(small, tail, strict=True))
 
 
-def _near(a: np.ndarray, b: np.ndarray) -> Any:
-    """Where two arrays agree but for rounding, measured by the largest number."""
-    size = float(np.max(np.abs(b), initial=0))
+def _near(a: np.ndarray, b: np.ndarray, size: float = 0.0) -> Any:
+    """Where two arrays agree but for rounding, measured by the largest number, or by `size`."""
+    size = max(size, float(np.max(np.abs(b), initial=0)))
     return np.abs(a - b) <= _ROUNDINGS * float(np.finfo(b.dtype).eps) * size
 
 
