@@ -246,6 +246,8 @@ def _method(name, found):
         for keyword in ("where", "initial"):
             if keyword in options:
                 raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}")
+        if name == "reshape" and any(np.min(arg, initial=0) < -1 for arg in args):
+            raise CageError(f"reshape{args}: a length to be inferred is -1; others go through")
         return _close(found(*_open_all(args), **{k: _open_all(v) for k, v in options.items()}))
 
     return method
