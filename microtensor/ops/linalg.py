@@ -5,6 +5,7 @@ Their rules use methods that arrays and tensors share, so one text serves both.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from microtensor.backend import Array
@@ -38,12 +39,17 @@ matmul.vjp("a", _matmul_a)
 matmul.vjp("b", _matmul_b)
 
 
+def _rows(x: Any) -> Any:
+    """All axes but the last as one; -1 would be no length where there are no numbers."""
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
 @primitive(broadcasts=True)
 def _affine(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
     if x.ndim == 2:
         out = x.dot(weight.T)
     else:
-        out = x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
+        out = _rows(x).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
     out += bias
     return out
 
@@ -52,19 +58,19 @@ def _affine(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
 def _linear(xp: Any, x: Array, weight: Array) -> Array:
     if x.ndim == 2:
         return x.dot(weight.T)
-    return x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
+    return _rows(x).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _linear_x(g: Any, weight: Any) -> Any:
     if g.ndim == 2:
         return g @ weight
-    return (g.reshape(-1, g.shape[-1]) @ weight).reshape((*g.shape[:-1], weight.shape[1]))
+    return (_rows(g) @ weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 def _linear_weight(g: Any, x: Any) -> Any:
     if g.ndim == 2:
         return g.T @ x
-    return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    return _rows(g).T @ _rows(x)
 
 
 for _operation in (_affine, _linear):
@@ -75,7 +81,7 @@ for _operation in (_affine, _linear):
 @primitive(residuals=("shape",))
 def _column_sums(xp: Any, x: Array) -> Any:
     """The sum over all axes but the last: as a product with ones, several times faster."""
-    flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    flat = x if x.ndim == 2 else _rows(x)
     ones = xp.empty(flat.shape[0], x.dtype)
     ones.fill(1)
     return ones.dot(flat), x.shape
