@@ -279,7 +279,7 @@ def calls(op: Any, *inputs: Any, options: Mapping[str, Any]) -> st.SearchStrateg
 def _calls(draw: Any, operation: _Operation, inputs: Sequence[Any], options: Any) -> Call:
     arguments: list[Any] = []
     for each in inputs:
-        found = _drawn(draw, each, operation.bound(arguments))
+        found = _mapped(_drawn(draw, each, operation.bound(arguments)), np.asarray, _NUMBERS)
         if isinstance(found, list):
             arguments.extend(found)
         else:
@@ -309,14 +309,18 @@ def _drawn(draw: Any, what: Any, known: Mapping[str, Any]) -> Any:
 # -- nests of arrays ------------------------------------------------------------------------------
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+_ARRAYS = (np.ndarray, Tensor)
+_NUMBERS = (np.floating, np.bool_)  # NumPy's results without axes; its integers may be axes
+
+
+def _mapped(value: Any, change: Callable[[Any], Any], kinds: Any = _ARRAYS) -> Any:
     """The same nest with each array and tensor in it changed."""
     if isinstance(value, (tuple, list)):
-        parts = [_mapped(part, change) for part in value]
+        parts = [_mapped(part, change, kinds) for part in value]
         return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
     if isinstance(value, dict):
-        return {key: _mapped(part, change) for key, part in value.items()}
-    return change(value) if isinstance(value, (np.ndarray, Tensor)) else value
+        return {key: _mapped(part, change, kinds) for key, part in value.items()}
+    return change(value) if isinstance(value, kinds) else value
 
 
 def _host(value: Any) -> np.ndarray:
@@ -333,13 +337,13 @@ def _as(dtype: np.dtype[Any]) -> Callable[[Any], np.ndarray]:
     return change
 
 
-def _tensor(array: np.ndarray) -> Any:
-    return Tensor(backend.default().from_host(array), array.dtype.kind == "f")
+def _tensor(array: np.ndarray, wanted: bool) -> Any:
+    return Tensor(backend.default().from_host(array), wanted and array.dtype.kind == "f")
 
 
 def _arrays_in(*values: Any) -> Iterator[np.ndarray]:
     for _, value in flatten(values):
-        if isinstance(value, (np.ndarray, Tensor)):
+        if isinstance(value, _ARRAYS):
             yield _host(value)
 
 
@@ -360,6 +364,12 @@ class _Experiment:
     ) -> None:
         self.operation, self.reference, self.dtypes = operation, reference, dtypes
         self.rtol, self.order, self.check = rtol, order, check
+        wrt = check.get("wrt")
+        if wrt is not None:
+            names = operation.positional
+            wrt = [wrt] if isinstance(wrt, (str, int)) else wrt
+            wrt = [names.index(name) if name in names else name for name in wrt]
+        self.wrt = wrt
 
     def run(self, call: Call) -> dict[str, Any]:
         """Check the call; its tensors, options and result by name, for the body."""
@@ -374,17 +384,22 @@ class _Experiment:
         return given
 
     def tensors(self, call: Call, dtype: np.dtype[Any]) -> list[Any]:
-        hosts = _mapped(call.arguments, _as(dtype))
-        return list(_mapped(hosts, _tensor))
+        """The arguments, of which those that are differentiated require a gradient."""
+        count = len(call.arguments)
+        found = []
+        for i, argument in enumerate(_mapped(call.arguments, _as(dtype))):
+            wanted = self.wrt is None or i in self.wrt or i - count in self.wrt
+            found.append(_mapped(argument, functools.partial(_tensor, wanted=wanted)))
+        return found
 
     def values(self, call: Call, dtype: np.dtype[Any]) -> None:
         """The result, against the reference."""
-        hosts = _mapped(call.arguments, _as(dtype))
-        before = [array.copy() for array in _arrays_in(hosts, call.options)]
-        result = self.operation.op(*_mapped(hosts, _tensor), **call.options)
-        for was, now in zip(before, _arrays_in(hosts, call.options), strict=True):
-            if was.tobytes() != now.tobytes():
-                raise self.failure(call, dtype, "the call has changed an argument in place")
+        tensors = self.tensors(call, dtype)
+        hosts = _mapped(tensors, _host)
+        before = [array.tobytes() for array in _arrays_in(tensors, call.options)]
+        result = self.operation.op(*tensors, **call.options)
+        if before != [array.tobytes() for array in _arrays_in(tensors, call.options)]:
+            raise self.failure(call, dtype, "the call has changed an argument in place")
         if self.reference is None:
             return
         wanted = self.reference(*hosts, **call.options)
@@ -425,12 +440,7 @@ class _Experiment:
 
     def derivatives(self, call: Call, tensors: list[Any]) -> None:
         """All orders, by `check_grads`."""
-        check = dict(self.check)
-        if check.get("wrt") is not None:
-            wanted = check["wrt"]
-            names = self.operation.positional
-            wanted = [wanted] if isinstance(wanted, (str, int)) else wanted
-            check["wrt"] = [names.index(name) if name in names else name for name in wanted]
+        check = {**self.check, "wrt": self.wrt}
         op = self.operation.op
         f = functools.partial(op, **call.options) if call.options else op
         check_grads(f, *tensors, order=self.order, **check)

@@ -265,6 +265,15 @@ def test_inputs_may_be_nested_and_need_not_be_arrays():
     test()
 
 
+def test_numbers_that_numpy_makes_of_arrays_without_axes_are_arrays():
+    @few
+    @given_op(mt.less, arrays(()).map(np.floor), arrays(()).map(np.floor), reference=np.less)
+    def test(a):
+        assert isinstance(a, mt.Tensor)
+
+    test()
+
+
 def test_modules_and_methods_are_operations_too():
     layer = nn.Linear(3, 2).astype(np.float64)
     weight, bias = layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
@@ -421,6 +430,13 @@ def test_arguments_of_check_grads_are_passed_on():
         few(given_op(op, broadcastable(2), wrt=wrt)(lambda: None))()
     with pytest.raises(GradientError):
         unshrunk(given_op(op, broadcastable(2), wrt="b")(lambda: None))()
+
+    @few
+    @given_op(mt.add, broadcastable(2), wrt="a")
+    def test(a, b):
+        assert (a.requires_grad, b.requires_grad) == (True, False)
+
+    test()
 
 
 def test_an_operation_without_derivative_is_checked_for_its_values():
