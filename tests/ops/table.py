@@ -1,79 +1,148 @@
-"""One entry for each operation: how to draw a call of it, and what NumPy says to the same call."""
+"""One entry for each operation: what to call, what NumPy says, and how to draw a call of it.
 
+Strategies and functions for options are those that `microtensor.testing.given_op` takes.
+"""
+
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from ops.domains import arrays, one_axis, several_axes, shapes, whole, without_empty
 
 import microtensor as mt
 from microtensor import engine
 from microtensor.ops import indexing, linalg, loss, reduction
 from microtensor.ops import shape as shaping
+from microtensor.testing import strategies as draw_
+from microtensor.testing.given import calls
+from microtensor.testing.strategies import axes, indices, labels
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One call: `call` on tensors of `operands` must give what `reference` gives on arrays."""
-
-    operands: tuple[np.ndarray, ...]
-    call: Callable[..., Any] = field(repr=False)
-    reference: Callable[..., Any] = field(repr=False)
-    options: dict[str, Any] = field(default_factory=dict)
+NOT_NUMBERS = ("booleans", "integers")  # domains of operands that have no derivative
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An operation under the name that users call, and the primitives it exercises."""
+    """An operation, and everything that the tests must know of it."""
 
-    samples: st.SearchStrategy
-    covers: tuple[str, ...] = ()
+    op: Callable[..., Any]  # on tensors or arrays: what is tested
+    reference: Callable[..., Any]  # the same on NumPy arrays
+    domain: Any  # where the operands' numbers lie: a name, an interval, a list of them
+    operands: Callable[[Any], Any]  # the strategy of the operands, in a domain
+    options: dict[str, Any]  # for each option a strategy or a function of operands and options
+    covers: tuple[str, ...] = ()  # the primitives that are exercised
     differentiable: bool = True
     wrt: tuple[int, ...] | None = None  # the operands to differentiate; None: all floats
     waits: bool = False  # whether it may fetch numbers from the device
-    keeps_dtype: bool = True
+    repeated: Callable[..., Any] | None = None  # the operands with every repetition written out
+
+    @property
+    def calls(self) -> Any:
+        """A strategy for calls: operands and options."""
+        return calls(self.op, self.operands(self.domain), options=self.options)
 
 
 TABLE: dict[str, Entry] = {}
 
 
-def entry(name, samples, *covers, **properties):
-    TABLE[name] = Entry(samples, tuple(f"microtensor.{key}" for key in covers), **properties)
+def entry(name, op, reference, domain, operands, options, *covers, **properties):
+    covers = tuple(f"microtensor.{key}" for key in covers)
+    TABLE[name] = Entry(op, reference, domain, operands, options, covers, **properties)
 
 
-def _made(call, reference, operands, **options):
-    return Sample(
-        tuple(operands),
-        lambda *tensors: call(*tensors, **options),
-        lambda *hosts: reference(*hosts, **options),
-        options,
-    )
+# -- operands: functions of a domain, so that an entry can say which
+
+
+def shapes(min_dims=0, max_dims=3, min_side=0, max_side=3):
+    """Empty arrays are among them unless an entry says otherwise."""
+    return draw_.shapes(min_dims, max_dims, min_side, max_side)
+
+
+def arrays(shape, domain="real"):
+    """In any memory layout."""
+    return draw_.arrays(shape, domain=domain, layout="any")
+
+
+def one(shape=None):
+    """An array of a shape, or of any."""
+    return lambda domain: arrays(shapes() if shape is None else shape, domain)
+
+
+def together(n):
+    """Arrays that broadcast."""
+    return lambda domain: draw_.broadcastable(n, domain=domain, layout="any", min_side=0)
+
+
+def as_booleans(n):
+    return lambda domain: together(n)("real").map(lambda found: [x > 0 for x in found])
+
+
+def as_integers(n):
+    """Small whole numbers as floats: many are equal."""
+    return lambda domain: together(n)("real").map(lambda found: [np.floor(x) for x in found])
+
+
+def lists(*shape_lists):
+    """A strategy for a list of shapes, as operands."""
+    return lambda domain: arrays(st.one_of(*shape_lists), domain)
+
+
+# -- options
+
+
+def whole(number):
+    """A whole number as Python's or as NumPy's."""
+    return st.sampled_from([int, np.int64, np.intp, np.int8]).map(lambda kind: kind(number))
+
+
+@st.composite
+def axes_of(draw, shape, empty=True, **which):
+    """Axes of Python's or NumPy's integers; with empty=False none along which there is nothing."""
+    usable = [i for i, n in enumerate(shape) if n or empty]
+    if len(usable) < len(shape):
+        which["none"] = False
+    found = draw(axes((1,) * len(usable), **which))
+    if found is None:
+        return None
+    signed = [
+        draw(whole(usable[a] if a >= 0 else usable[a] - len(shape)))
+        for a in (found if isinstance(found, tuple) else (found,))
+    ]
+    return tuple(signed) if isinstance(found, tuple) else signed[0]
+
+
+def one_axis(shape, empty=True):
+    return axes_of(shape, empty, none=False, several=False)
+
+
+def something(min_dims=0):
+    """A shape in which one axis at least is not empty."""
+    return shapes(min_dims).filter(lambda shape: not shape or any(shape))
 
 
 # -- each number by itself
 
 
-@st.composite
-def elementwise(draw, call, reference, count=1, domains=("real",)):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=count, min_side=0, max_side=3, max_dims=3)
+def elementwise(name, reference, domain, *covers, count=1, **properties):
+    repeated = np.broadcast_arrays if count > 1 else None
+    entry(
+        name,
+        getattr(mt, name),
+        reference,
+        domain,
+        together(count),
+        {},
+        *covers,
+        repeated=repeated,
+        **properties,
     )
-    if len(set(domains)) == 1:  # drawn together, so that there are no ties between them
-        operands = draw(arrays(*found.input_shapes, domain=domains[0]))
-    else:
-        operands = [
-            draw(arrays(s, domain=d))[0] for s, d in zip(found.input_shapes, domains, strict=True)
-        ]
-    return _made(call, reference, operands)
 
 
 def _stable_sigmoid(x):
-    return np.where(
-        x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
-    )
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 for _name, _reference, _domain in [
@@ -90,138 +159,101 @@ for _name, _reference, _domain in [
     ("sigmoid", _stable_sigmoid, "real"),
     ("softplus", lambda x: np.logaddexp(x, x.dtype.type(0)), "real"),
 ]:
-    entry(
-        _name,
-        elementwise(getattr(mt, _name), _reference, domains=(_domain,)),
-        f"ops.elementwise.{_name}",
-    )
+    elementwise(_name, _reference, _domain, f"ops.elementwise.{_name}")
 
 for _name, _reference in [
     ("abs", np.abs),
     ("sign", np.sign),
     ("relu", lambda x: np.maximum(x, x.dtype.type(0))),
 ]:
-    entry(_name, elementwise(getattr(mt, _name), _reference), f"ops.piecewise.{_name}")
+    elementwise(_name, _reference, "real", f"ops.piecewise.{_name}")
 
-for _name, _reference, _domains in [
-    ("add", np.add, ("real", "real")),
-    ("subtract", np.subtract, ("real", "real")),
-    ("multiply", np.multiply, ("real", "real")),
-    ("divide", np.divide, ("real", "nonzero")),
-    ("power", np.power, ("positive", "real")),
+for _name, _reference, _domain in [
+    ("add", np.add, "real"),
+    ("subtract", np.subtract, "real"),
+    ("multiply", np.multiply, "real"),
+    ("divide", np.divide, ["real", "nonzero"]),
+    ("power", np.power, ["positive", "real"]),
 ]:
-    entry(
-        _name,
-        elementwise(getattr(mt, _name), _reference, 2, _domains),
-        f"ops.elementwise.{_name}",
-    )
+    elementwise(_name, _reference, _domain, f"ops.elementwise.{_name}", count=2)
 
 for _name, _reference in [("maximum", np.maximum), ("minimum", np.minimum)]:
-    entry(
-        _name,
-        elementwise(getattr(mt, _name), _reference, 2, ("real", "real")),
-        f"ops.piecewise.{_name}",
-    )
+    elementwise(_name, _reference, "real", f"ops.piecewise.{_name}", count=2)
 
 for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
     entry(
         _name,
-        elementwise(getattr(mt, _name), getattr(np, _name), 2, ("real", "real")),
+        getattr(mt, _name),
+        getattr(np, _name),
+        "integers",
+        as_integers(2),
+        {},
         f"ops.comparison.{_name}",
         differentiable=False,
-        keeps_dtype=False,
     )
-
-
-@st.composite
-def truths(draw, call, reference, count):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=count, min_side=0, max_side=3, max_dims=3)
-    )
-    return _made(call, reference, [draw(hnp.arrays(bool, s)) for s in found.input_shapes])
-
 
 for _name, _count in [("logical_and", 2), ("logical_or", 2), ("logical_not", 1)]:
     entry(
         _name,
-        truths(getattr(mt, _name), getattr(np, _name), _count),
+        getattr(mt, _name),
+        getattr(np, _name),
+        "booleans",
+        as_booleans(_count),
+        {},
         f"ops.comparison.{_name}",
         differentiable=False,
-        keeps_dtype=False,
     )
 
 
-@st.composite
-def integer_powers(draw):
-    (x,) = draw(arrays(draw(shapes()), domain="nonzero"))
-    exponent = draw(st.sampled_from([-2, -1, 0, 1, 2, 3, 2.0]))
-    return _made(
-        lambda t, exponent: mt.power(t, exponent),
-        lambda t, exponent: t**exponent,
-        [x],
-        exponent=exponent,
-    )
+def _integer_powers(domain):
+    exponents = st.sampled_from([-2, -1, 0, 1, 2, 3, 2.0])
+    return st.tuples(arrays(shapes(), domain), exponents).map(list)
 
 
-@st.composite
-def choices(draw):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=3, max_dims=3)
-    ).input_shapes
-    condition = draw(hnp.arrays(bool, found[0]))
-    return _made(mt.where, np.where, [condition, *draw(arrays(*found[1:]))])
+def _clip(x, a_min, a_max):
+    return x.copy() if a_min is a_max is None else np.clip(x, a_min, a_max)
 
 
-@st.composite
-def clips(draw):
-    (x,) = draw(arrays(draw(shapes())))
-    low = draw(st.sampled_from([None, -2.0, -0.5, -1]))
-    high = draw(st.sampled_from([None, 0.25, 1.0, 2]))
+entry("power of a plain number", mt.power, lambda x, p: x**p, "nonzero", _integer_powers, {})
+entry(
+    "where",
+    mt.where,
+    np.where,
+    "real",
+    lambda domain: together(3)(domain).map(lambda found: [found[0] > 0, *found[1:]]),
+    {},
+    "ops.piecewise.where",
+    repeated=np.broadcast_arrays,
+)
+entry(
+    "clip",
+    mt.clip,
+    _clip,
+    "real",
+    one(),
+    {
+        "a_min": st.sampled_from([None, -2.0, -0.5, -1]),
+        "a_max": st.sampled_from([None, 0.25, 1.0, 2]),
+    },
+    "ops.piecewise._clip",
+)
+entry("log of a probability", loss._bounded_log, np.log, "unit", one(), {})
+entry(
+    "log1p of minus a probability", loss._bounded_log1m, lambda p: np.log1p(-p), "unit", one(), {}
+)
+entry("root of a variance", reduction._root, np.sqrt, "positive", one(), {})
 
-    def reference(t, a_min, a_max):
-        return t.copy() if a_min is a_max is None else np.clip(t, a_min, a_max)
+# -- sums and the like
 
-    return _made(mt.clip, reference, [x], a_min=low, a_max=high)
-
-
-entry("power of a number", integer_powers())
-entry("where", choices(), "ops.piecewise.where")
-entry("clip", clips(), "ops.piecewise._clip")
-
-# -- fewer numbers of many
-
-
-@st.composite
-def reductions(draw, call, reference, empty=True, domain="real", max_side=3, **drawn):
-    shape = draw(shapes(max_side=max_side))
-    axis = draw(several_axes(shape))
-    if not empty and shape:
-        shape = without_empty(shape, axis)
-    options = {name: draw(strategy) for name, strategy in drawn.items()}
-    return _made(
-        call,
-        reference,
-        draw(arrays(shape, domain=domain)),
-        axis=axis,
-        keepdims=draw(st.booleans()),
-        **options,
-    )
-
-
-@st.composite
-def along_an_axis(draw, call, reference, empty=True):
-    shape = draw(shapes(min_dims=1))
-    axis = draw(one_axis(shape))
-    if not empty:
-        shape = without_empty(shape, axis)
-    return _made(call, reference, draw(arrays(shape)), axis=axis)
+ANY_AXES = {"axis": lambda x: axes_of(x.shape), "keepdims": st.booleans()}
+FULL_AXES = {"axis": lambda x: axes_of(x.shape, empty=False), "keepdims": st.booleans()}
+FULL_AXIS = {"axis": lambda x: one_axis(x.shape, empty=False)}
 
 
-@st.composite
-def running_sums(draw):
-    shape = draw(shapes())
-    axis = draw(st.none() | one_axis(shape)) if shape else None
-    return _made(mt.cumsum, np.cumsum, draw(arrays(shape)), axis=axis)
+def _ddof(x, axis):
+    """0 or 1, and 0 where nothing would be left to divide by."""
+    along = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return st.integers(0, int(np.prod([x.shape[a] for a in along]) > 1))
 
 
 def _logsumexp(x, axis=None, keepdims=False):
@@ -232,317 +264,419 @@ def _softmax(x, axis):
     return np.exp(x) / np.sum(np.exp(x), axis=axis, keepdims=True)
 
 
-entry("sum", reductions(mt.sum, np.sum), "ops.reduction.sum")
-entry("mean", reductions(mt.mean, np.mean, empty=False), "ops.reduction.mean")
-entry("var", reductions(mt.var, np.var, empty=False))
-entry("std", reductions(mt.std, np.std, empty=False), "ops.reduction._root")
-entry("prod", reductions(mt.prod, np.prod, domain="small"))
-entry("max", reductions(mt.max, np.max, empty=False), "ops.reduction.max")
-entry("min", reductions(mt.min, np.min, empty=False), "ops.reduction.min")
-entry("logsumexp", reductions(mt.logsumexp, _logsumexp, empty=False), "ops.reduction.logsumexp")
-entry("softmax", along_an_axis(mt.softmax, _softmax, empty=False), "ops.reduction.softmax")
+def _running_axis(x):
+    return st.none() | one_axis(x.shape) if x.ndim else st.none()
+
+
+def _axis_or_none(x):
+    axis = one_axis(x.shape, empty=False)
+    return st.none() | axis if x.size else axis
+
+
+entry("sum", mt.sum, np.sum, "real", one(), ANY_AXES, "ops.reduction.sum")
+entry("mean", mt.mean, np.mean, "real", one(something()), FULL_AXES, "ops.reduction.mean")
+entry("var", mt.var, np.var, "real", one(something()), {**FULL_AXES, "ddof": _ddof})
+entry(
+    "std",
+    mt.std,
+    np.std,
+    "real",
+    one(something()),
+    {**FULL_AXES, "ddof": _ddof},
+    "ops.reduction._root",
+)
+entry("prod", mt.prod, np.prod, "small", one(), ANY_AXES)
+entry("max", mt.max, np.max, "real", one(something()), FULL_AXES, "ops.reduction.max")
+entry("min", mt.min, np.min, "real", one(something()), FULL_AXES, "ops.reduction.min")
+entry(
+    "logsumexp",
+    mt.logsumexp,
+    _logsumexp,
+    "real",
+    one(something()),
+    FULL_AXES,
+    "ops.reduction.logsumexp",
+)
+entry(
+    "softmax", mt.softmax, _softmax, "real", one(something(1)), FULL_AXIS, "ops.reduction.softmax"
+)
 entry(
     "log_softmax",
-    along_an_axis(mt.log_softmax, lambda x, axis: np.log(_softmax(x, axis)), empty=False),
+    mt.log_softmax,
+    lambda x, axis: np.log(_softmax(x, axis)),
+    "real",
+    one(something(1)),
+    FULL_AXIS,
     "ops.reduction.log_softmax",
 )
-entry("cumsum", running_sums(), "ops.reduction._cumsum")
+entry(
+    "cumsum", mt.cumsum, np.cumsum, "real", one(), {"axis": _running_axis}, "ops.reduction._cumsum"
+)
 entry(
     "argmax",
-    along_an_axis(mt.argmax, np.argmax, empty=False),
+    mt.argmax,
+    np.argmax,
+    "real",
+    one(something(1)),
+    {"axis": _axis_or_none},
     "ops.reduction.argmax",
     differentiable=False,
-    keeps_dtype=False,
 )
-
-
-@st.composite
-def variances_of_samples(draw):
-    n = draw(st.integers(2, 4))
-    return _made(mt.var, np.var, draw(arrays((n, 2))), axis=0, ddof=1)
-
-
-entry("var of a sample", variances_of_samples())
 
 # -- other shapes
 
 
-@st.composite
-def reshapes(draw):
-    shape = draw(shapes())
-    size = int(np.prod(shape))
-    targets = [
-        (size,),
-        (1, size),
-        (size, 1),
-        tuple(reversed(shape)),
-        (2, -1) if size % 2 == 0 and size else (-1,),
-    ]
-    return _made(
-        lambda x, shape: mt.reshape(x, *shape),
-        lambda x, shape: np.reshape(x, shape),
-        draw(arrays(shape)),
-        shape=draw(st.sampled_from(targets)),
-    )
+def _targets(x):
+    last = (2, -1) if x.size % 2 == 0 and x.size else (-1,)
+    reverse = tuple(reversed(x.shape))
+    return st.sampled_from([(x.size,), (1, x.size), (x.size, 1), reverse, last])
 
 
 @st.composite
-def transposes(draw):
-    shape = draw(shapes())
-    order = draw(st.permutations(range(len(shape))))
-    signed = [draw(st.sampled_from([a, a - len(shape)])) for a in order]
-    axes = draw(st.sampled_from([None, tuple(signed)]))
-    return _made(mt.transpose, np.transpose, draw(arrays(shape)), axes=axes)
+def _orders(draw, ndim):
+    order = draw(st.permutations(range(ndim)))
+    signed = [draw(st.sampled_from([a, a - ndim])) for a in order]
+    return draw(st.sampled_from([None, tuple(signed)]))
+
+
+def _some_axes(x):
+    """As many of one as of the other."""
+    count = st.integers(1, x.ndim)
+    return count.flatmap(lambda n: st.permutations(range(x.ndim)).map(lambda p: tuple(p[:n])))
+
+
+def _as_many(x, source):
+    return st.permutations(range(x.ndim)).map(lambda p: tuple(p[: len(source)]))
+
+
+def _ones(x):
+    at = [i for i, n in enumerate(x.shape) if n == 1]
+    return st.sampled_from([None, *at, *[i - x.ndim for i in at], tuple(at)])
 
 
 @st.composite
-def with_two_axes(draw, call, reference, first, second):
-    shape = draw(shapes(min_dims=1))
-    options = {first: draw(one_axis(shape)), second: draw(one_axis(shape))}
-    return _made(call, reference, draw(arrays(shape)), **options)
+def _wider(draw, shape):
+    """A shape to which `shape` broadcasts."""
+    before = draw(shapes(max_dims=3 - len(shape)))
+    return (*before, *[draw(st.integers(0, 3)) if n == 1 else n for n in shape])
 
 
 @st.composite
-def moves(draw):
-    shape = draw(shapes(min_dims=1))
-    count = draw(st.integers(1, len(shape)))
-    source, destination = (
-        tuple(draw(st.permutations(range(len(shape))))[:count]) for _ in range(2)
-    )
-    return _made(
-        mt.moveaxis, np.moveaxis, draw(arrays(shape)), source=source, destination=destination
-    )
-
-
-@st.composite
-def new_axes(draw):
-    shape = draw(shapes(max_dims=2))
-    axis = draw(st.sampled_from([0, -1, (0, -1), (0, 1)]))
-    return _made(mt.expand_dims, np.expand_dims, draw(arrays(shape)), axis=axis)
-
-
-@st.composite
-def squeezes(draw):
-    shape = draw(shapes(min_dims=1))
-    ones = [i for i, n in enumerate(shape) if n == 1]
-    choices = [None, *ones, *[i - len(shape) for i in ones], tuple(ones)]
-    return _made(mt.squeeze, np.squeeze, draw(arrays(shape)), axis=draw(st.sampled_from(choices)))
-
-
-@st.composite
-def repetitions(draw):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=3)
-    )
-    return _made(
-        mt.broadcast_to,
-        lambda x, shape: np.broadcast_to(x, shape),
-        draw(arrays(found.input_shapes[0])),
-        shape=found.result_shape,
-    )
-
-
-@st.composite
-def joins(draw):
+def _parts(draw):
+    """Shapes that agree but for one axis."""
     shape = draw(shapes(min_dims=1, max_side=2))
-    axis = draw(one_axis(shape))
-    parts = []
-    for _ in range(draw(st.integers(1, 3))):
-        part = list(shape)
-        part[axis] = draw(st.integers(0, 2))
-        parts.append(tuple(part))
-    return _made(
-        lambda *xs, axis: mt.concatenate(xs, axis),
-        lambda *xs, axis: np.concatenate(xs, axis),
-        draw(arrays(*parts)),
-        axis=draw(st.sampled_from([axis, None])),
-    )
+    axis = draw(st.integers(0, len(shape) - 1))
+    lengths = draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))
+    return [(*shape[:axis], n, *shape[axis + 1 :]) for n in lengths]
+
+
+def _joints(xs):
+    """The axes along which arrays can be joined, and None, for which they are made flat."""
+    ndim = xs[0].ndim
+    fit = [a for a in range(ndim) if len({(*x.shape[:a], *x.shape[a + 1 :]) for x in xs}) == 1]
+    return st.sampled_from([None, *fit, *[a - ndim for a in fit]])
 
 
 @st.composite
-def stacks(draw):
-    shape = draw(shapes(max_dims=2))
-    axis = draw(st.integers(-len(shape) - 1, len(shape)))
-    return _made(
-        lambda *xs, axis: mt.stack(xs, axis),
-        lambda *xs, axis: np.stack(xs, axis),
-        draw(arrays(*[shape] * draw(st.integers(1, 3)))),
-        axis=axis,
-    )
-
-
-@st.composite
-def splits(draw):
+def _divisible(draw):
     shape = list(draw(shapes(min_dims=1)))
-    axis = draw(one_axis(shape))
-    shape[axis] = draw(st.sampled_from([2, 4]))
-    sections = st.sampled_from([1, 2]).flatmap(whole)
-    where = draw(sections | st.sampled_from([[1], [0, 1], [-1], [1, 1, 2], np.array([1, 2])]))
-    return _made(
-        lambda x, where, axis: mt.split(x, where, axis),
-        lambda x, where, axis: np.split(x, where, axis),
-        draw(arrays(tuple(shape))),
-        where=where,
-        axis=axis,
-    )
+    shape[draw(st.integers(0, len(shape) - 1))] = draw(st.sampled_from([2, 4]))
+    return tuple(shape)
 
 
-@st.composite
-def pads(draw):
-    shape = draw(shapes(min_dims=1, max_dims=2))
+def _even_axis(x):
+    found = [a for a, n in enumerate(x.shape) if n in (2, 4)]
+    return st.sampled_from([*found, *[a - x.ndim for a in found]]).flatmap(whole)
+
+
+_sections = st.sampled_from([1, 2]).flatmap(whole) | st.sampled_from(
+    [[1], [0, 1], [-1], [1, 1, 2], np.array([1, 2])]
+)
+
+
+def _widths(x):
     width = st.integers(0, 2).flatmap(whole)
     pair = st.tuples(width, width)
-    widths = draw(st.one_of(width, pair, st.tuples(*[pair] * len(shape))))
-    return _made(
-        mt.pad,
-        lambda x, pad_width, value: np.pad(x, pad_width, constant_values=value),
-        draw(arrays(shape)),
-        pad_width=widths,
-        value=draw(st.sampled_from([0, 1.5])),
-    )
+    return st.one_of(width, pair, st.tuples(*[pair] * x.ndim))
+
+
+def _crop(x, widths):
+    pairs = zip(widths, x.shape, strict=True)
+    return x[tuple(slice(before, n - after) for (before, after), n in pairs)]
+
+
+def _same(count, shape):
+    return st.tuples(count, shape).map(lambda drawn: [drawn[1]] * drawn[0])
+
+
+def _sum_to(x, shape):
+    extra = x.ndim - len(shape)
+    axes = tuple(i for i in range(x.ndim) if i < extra or shape[i - extra] != x.shape[i])
+    return x.sum(axes).reshape(shape)
 
 
 @st.composite
-def flips(draw):
-    shape = draw(shapes())
-    return _made(mt.flip, np.flip, draw(arrays(shape)), axis=draw(several_axes(shape)))
+def _narrower(draw, shape):
+    """A shape that broadcasts to `shape`."""
+    kept = shape[draw(st.integers(0, len(shape))) :]
+    return tuple([draw(st.sampled_from([1, n])) for n in kept])
 
 
-entry("reshape", reshapes(), "ops.shape._reshape")
-entry("transpose", transposes(), "ops.shape._transpose")
-entry("swapaxes", with_two_axes(mt.swapaxes, np.swapaxes, "axis1", "axis2"))
-entry("moveaxis", moves())
-entry("expand_dims", new_axes())
-entry("squeeze", squeezes())
-entry("broadcast_to", repetitions(), "engine.broadcast_to")
-entry("concatenate", joins(), "ops.shape._concatenate")
-entry("stack", stacks(), "ops.shape._stack")
-entry("split", splits(), "ops.shape._pieces")
+entry(
+    "reshape",
+    lambda x, shape: mt.reshape(x, *shape),
+    lambda x, shape: np.reshape(x, shape),
+    "real",
+    one(),
+    {"shape": _targets},
+    "ops.shape._reshape",
+)
+entry(
+    "transpose",
+    mt.transpose,
+    np.transpose,
+    "real",
+    one(),
+    {"axes": lambda x: _orders(x.ndim)},
+    "ops.shape._transpose",
+)
+entry(
+    "swapaxes",
+    mt.swapaxes,
+    np.swapaxes,
+    "real",
+    one(shapes(min_dims=1)),
+    {"axis1": lambda x: one_axis(x.shape), "axis2": lambda x: one_axis(x.shape)},
+)
+entry(
+    "moveaxis",
+    mt.moveaxis,
+    np.moveaxis,
+    "real",
+    one(shapes(min_dims=1)),
+    {"source": _some_axes, "destination": _as_many},
+)
+entry(
+    "expand_dims",
+    mt.expand_dims,
+    np.expand_dims,
+    "real",
+    one(shapes(max_dims=2)),
+    {"axis": st.sampled_from([0, -1, (0, -1), (0, 1)])},
+)
+entry("squeeze", mt.squeeze, np.squeeze, "real", one(shapes(min_dims=1)), {"axis": _ones})
+entry(
+    "broadcast_to",
+    mt.broadcast_to,
+    lambda x, shape: np.broadcast_to(x, shape),
+    "real",
+    one(),
+    {"shape": lambda x: _wider(x.shape)},
+    "engine.broadcast_to",
+)
+entry(
+    "sum_to",
+    engine.sum_to,
+    _sum_to,
+    "real",
+    one(),
+    {"shape": lambda x: _narrower(x.shape)},
+    "engine.sum_to",
+)
+entry(
+    "concatenate",
+    lambda *xs, axis: mt.concatenate(xs, axis),
+    lambda *xs, axis: np.concatenate(xs, axis),
+    "real",
+    lists(_parts()),
+    {"axis": _joints},
+    "ops.shape._concatenate",
+)
+entry(
+    "stack",
+    lambda *xs, axis: mt.stack(xs, axis),
+    lambda *xs, axis: np.stack(xs, axis),
+    "real",
+    lists(_same(st.integers(1, 3), shapes(max_dims=2))),
+    {"axis": lambda xs: st.integers(-xs[0].ndim - 1, xs[0].ndim)},
+    "ops.shape._stack",
+)
+entry(
+    "split",
+    mt.split,
+    np.split,
+    "real",
+    one(_divisible()),
+    {"indices_or_sections": _sections, "axis": _even_axis},
+    "ops.shape._pieces",
+)
 entry(
     "unstack",
-    along_an_axis(mt.unstack, lambda x, axis: list(np.moveaxis(x, axis, 0)), empty=False),
+    mt.unstack,
+    lambda x, axis: list(np.moveaxis(x, axis, 0)),
+    "real",
+    one(something(1)),
+    FULL_AXIS,
     "ops.shape.unstack",
 )
-entry("pad", pads(), "ops.shape._pad")
-entry("flip", flips(), "ops.shape.flip")
+entry(
+    "pad",
+    mt.pad,
+    lambda x, pad_width, value: np.pad(x, pad_width, constant_values=value),
+    "real",
+    one(shapes(min_dims=1, max_dims=2)),
+    {"pad_width": _widths, "value": st.sampled_from([0, 1.5])},
+    "ops.shape._pad",
+)
+entry(
+    "crop",
+    shaping._crop,
+    _crop,
+    "real",
+    one(shapes(min_dims=1, max_dims=2)),
+    {"widths": lambda x: st.tuples(*[_cuts(n) for n in x.shape])},
+    "ops.shape._crop",
+)
+entry("flip", mt.flip, np.flip, "real", one(), {"axis": ANY_AXES["axis"]}, "ops.shape.flip")
+
+
+def _cuts(n):
+    """How much to take off at either end of n numbers."""
+    return st.tuples(st.integers(0, min(n, 1)), st.integers(0, max(min(n - 1, 1), 0)))
+
 
 # -- picking
 
 
-@st.composite
-def basic_indices(draw):
-    shape = draw(shapes())
-    index = draw(hnp.basic_indices(shape, allow_newaxis=True))
-    return _made(mt.getitem, lambda x, index: x[index], draw(arrays(shape)), index=index)
+def _has_mask(index):
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, np.ndarray) and part.dtype == np.bool_ for part in parts)
+
+
+def _positions(x, axis):
+    n = x.size if axis is None else x.shape[axis]
+    return hnp.arrays(np.int64, shapes(max_dims=2), elements=st.integers(-n, n - 1))
 
 
 @st.composite
-def array_indices(draw):
-    shape = draw(shapes(min_dims=1, min_side=1))
-    index = draw(hnp.integer_array_indices(shape, result_shape=shapes(max_dims=2)))
-    index = index[: draw(st.integers(1, len(index)))]
-    if draw(st.booleans()):
-        index = (*index, ...)
-    return _made(mt.getitem, lambda x, index: x[index], draw(arrays(shape)), index=index)
-
-
-@st.composite
-def mixed_indices(draw):
-    n, m, k = (draw(st.integers(1, 3)) for _ in range(3))
-    rows = draw(hnp.arrays(np.int64, draw(st.integers(0, 4)), elements=st.integers(-n, n - 1)))
-    index = draw(
-        st.sampled_from(
-            [
-                (rows, slice(None), 0),
-                (rows, slice(None, None, -1)),
-                (..., rows % k),
-                (None, rows),
-                (slice(1), rows % m),
-                (0, ..., rows % k),
-                rows.tolist(),
-                (rows, None, slice(None), 0),
-            ]
-        )
-    )
-    return _made(mt.getitem, lambda x, index: x[index], draw(arrays((n, m, k))), index=index)
-
-
-@st.composite
-def masks(draw):
-    shape = draw(shapes(min_dims=1))
-    mask = draw(hnp.arrays(bool, shape[: draw(st.integers(1, len(shape)))]))
-    return _made(mt.getitem, lambda x, mask: x[mask], [*draw(arrays(shape)), mask])
-
-
-@st.composite
-def takes(draw):
-    shape = draw(shapes(min_dims=1, min_side=1))
-    axis = draw(st.one_of(st.none(), one_axis(shape)))
-    n = int(np.prod(shape)) if axis is None else shape[axis]
-    indices = draw(hnp.arrays(np.int64, draw(shapes(max_dims=2)), elements=st.integers(-n, n - 1)))
-    return _made(mt.take, np.take, [*draw(arrays(shape)), indices], axis=axis)
-
-
-@st.composite
-def takes_along(draw):
-    shape = draw(shapes(min_dims=1, min_side=1))
-    axis = draw(one_axis(shape))
-    wanted = [draw(st.sampled_from([1, n])) for n in shape]  # 1: broadcast, as NumPy's
+def _positions_along(draw, x, axis):
+    wanted = [draw(st.sampled_from([1, n])) for n in x.shape]  # 1: broadcast, as NumPy's
     wanted[axis] = draw(st.integers(0, 4))
-    elements = st.integers(0, shape[axis] - 1)
-    indices = draw(hnp.arrays(np.int64, tuple(wanted), elements=elements))
-    return _made(mt.take_along_axis, np.take_along_axis, [*draw(arrays(shape)), indices], axis=axis)
+    return draw(hnp.arrays(np.int64, tuple(wanted), elements=st.integers(0, x.shape[axis] - 1)))
 
 
 @st.composite
-def sums_at_indices(draw):
-    parts = draw(arrays((2,), (3, 2), ()))
-    rows = np.array([1, 1, 0])
-
-    def call(a, b, c):
-        kind = type(a.data if isinstance(a, mt.Tensor) else a)
-        indices = (0, indexing.plain(rows, kind), (2, -1))
-        return indexing.index_sum(a, b, c, indices=indices, shape=(3, 2))
-
-    def reference(a, b, c):
-        total = np.zeros((3, 2), a.dtype)
-        total[0] += a
-        np.add.at(total, rows, b)
-        total[2, -1] += c
-        return total
-
-    return Sample(tuple(parts), call, reference)
+def _with_positions(draw, domain, axis_of, positions):
+    """Array, indices and axis as operands: the indices live where the array does."""
+    x = draw(arrays(something(1), domain))
+    axis = draw(axis_of(x))
+    return [x, draw(positions(x, axis)), axis]
 
 
-entry("getitem", basic_indices(), "ops.indexing._getitem")
-entry("getitem with arrays", array_indices())
-entry("getitem with arrays and slices", mixed_indices())
-entry("getitem with a mask", masks(), waits=True)
-entry("take", takes())
-entry("take_along_axis", takes_along())
-entry("index_sum", sums_at_indices(), "ops.indexing.index_sum")
+def _indexed(x, index):
+    return x[index]
+
+
+@st.composite
+def _masked(draw, domain):
+    x = draw(arrays(shapes(min_dims=1), domain))
+    return [x, draw(hnp.arrays(np.bool_, x.shape[: draw(st.integers(1, x.ndim))]))]
+
+
+def _index_sum(*parts, rows, kept):
+    """Three parts at overlapping places of a matrix; of the second `kept` rows."""
+    first = parts[0].data if isinstance(parts[0], mt.Tensor) else parts[0]
+    indices = (0, indexing.plain(rows[:kept], type(first)), (2, -1))
+    return indexing.index_sum(*parts, indices=indices, shape=(3, 2))
+
+
+def _index_sum_of_arrays(a, b, c, rows, kept):
+    total = np.zeros((3, 2), a.dtype)
+    total[0] += a
+    np.add.at(total, rows[:kept], b)
+    total[2, -1] += c
+    return total
+
+
+entry(
+    "getitem",
+    mt.getitem,
+    _indexed,
+    "real",
+    one(),
+    {"index": lambda x: indices(x.shape, kinds="basic")},
+    "ops.indexing._getitem",
+)
+entry(
+    "getitem with arrays",
+    mt.getitem,
+    _indexed,
+    "real",
+    one(shapes(min_dims=1)),
+    {"index": lambda x: indices(x.shape, kinds="array")},
+)
+entry(
+    "getitem with arrays and slices",
+    mt.getitem,
+    _indexed,
+    "real",
+    one(),
+    {"index": lambda x: indices(x.shape, kinds="mixed").filter(lambda index: not _has_mask(index))},
+)
+entry(
+    "getitem with a mask",
+    mt.getitem,
+    _indexed,
+    "real",
+    one(shapes(min_dims=1)),
+    {
+        "index": lambda x: (
+            indices(x.shape, kinds="mask") | indices(x.shape, kinds="mixed").filter(_has_mask)
+        )
+    },
+    waits=True,
+)
+entry(
+    "getitem with a mask on the device",
+    mt.getitem,
+    _indexed,
+    "real",
+    _masked,
+    {},
+    waits=True,
+)
+_full_axis = FULL_AXIS["axis"]
+for _name, _axis_of, _at in [
+    ("take", _axis_or_none, _positions),
+    ("take_along_axis", _full_axis, lambda x, axis: _positions_along(x, axis)),
+]:
+    entry(
+        _name,
+        getattr(mt, _name),
+        getattr(np, _name),
+        "real",
+        one(something(1)),
+        {"axis": _axis_of, "indices": _at},
+    )
+    entry(
+        f"{_name} at indices on the device",
+        getattr(mt, _name),
+        getattr(np, _name),
+        "real",
+        functools.partial(_with_positions, axis_of=_axis_of, positions=_at),
+        {},
+    )
+entry(
+    "index_sum",
+    _index_sum,
+    _index_sum_of_arrays,
+    "real",
+    lists(st.integers(0, 3).map(lambda n: [(2,), (n, 2), ()])),
+    {"rows": st.just(np.array([1, 1, 0])), "kept": lambda parts: st.just(len(parts[1]))},
+    "ops.indexing.index_sum",
+)
 
 # -- products
-
-
-@st.composite
-def products(draw):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(
-            signature=np.matmul.signature, max_dims=1, min_side=0, max_side=3
-        )
-    )
-    return _made(mt.matmul, np.matmul, draw(arrays(*found.input_shapes)))
-
-
-@st.composite
-def linear_maps(draw):
-    features, out = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    operands = draw(arrays((*draw(shapes(max_dims=2)), features), (out, features), (out,)))
-    if draw(st.booleans()):
-        return _made(mt.linear, lambda x, w, b: x @ w.T + b, operands)
-    return _made(mt.linear, lambda x, w: x @ w.T, operands[:2])
-
 
 SUBSCRIPTS = [
     "ij,jk->ik",
@@ -565,73 +699,168 @@ SUBSCRIPTS = [
 
 
 @st.composite
-def einsums(draw):
+def _einsums(draw, domain):
     subscripts = draw(st.sampled_from(SUBSCRIPTS))
-    sizes = {label: draw(st.integers(1, 3)) for label in "bijk"}
-    dots = draw(shapes(max_dims=1, min_side=1))
+    sizes = {label: draw(st.integers(0, 3)) for label in "bijk"}
+    dots = draw(shapes(max_dims=1))
     found = []
     for term in subscripts.partition("->")[0].split(","):
         before, dotted, after = term.partition("...")
-        found.append(
-            (
-                *[sizes[label] for label in before],
-                *(dots if dotted else ()),
-                *[sizes[label] for label in after],
-            )
-        )
-    return _made(
-        lambda *xs, subscripts: mt.einsum(subscripts, *xs),
-        lambda *xs, subscripts: np.einsum(subscripts, *xs),
-        draw(arrays(*found)),
-        subscripts=subscripts,
-    )
+        sides = [sizes[label] for label in before], dots if dotted else ()
+        found.append((*sides[0], *sides[1], *[sizes[label] for label in after]))
+    return [subscripts, *draw(arrays(found, domain))]
 
 
 @st.composite
-def outers(draw):
-    return _made(
-        mt.outer, np.outer, draw(arrays(draw(shapes(max_dims=2)), draw(shapes(max_dims=1))))
-    )
+def _linear_shapes(draw):
+    features, out = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    return [(*draw(shapes(max_dims=2)), features), (out, features), (out,)]
 
 
-@st.composite
-def column_sums(draw):
-    shape = (*draw(shapes(max_dims=2)), draw(st.integers(1, 3)))
-    return _made(
-        linalg._column_sums, lambda x: x.reshape(-1, shape[-1]).sum(0), draw(arrays(shape))
-    )
+def _repeated_batches(a, b):
+    """Matrices repeated for all batches; vectors have none."""
+    if a.ndim < 2 or b.ndim < 2:
+        return a, b
+    batches = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return [np.broadcast_to(x, (*batches, *x.shape[-2:])) for x in (a, b)]
 
 
-entry("matmul", products(), "ops.linalg.matmul")
-entry("linear", linear_maps(), "ops.linalg._linear", "ops.linalg._affine")
-entry("einsum", einsums(), "ops.linalg._einsum")
-entry("outer", outers())
-entry("column_sums", column_sums(), "ops.linalg._column_sums")
+entry(
+    "matmul",
+    mt.matmul,
+    np.matmul,
+    "real",
+    lambda domain: draw_.matmul_pair(domain=domain, layout="any", min_side=0),
+    {},
+    "ops.linalg.matmul",
+    repeated=_repeated_batches,
+)
+entry(
+    "linear",
+    mt.linear,
+    lambda x, weight, bias: x @ weight.T + bias,
+    "real",
+    lists(_linear_shapes()),
+    {},
+    "ops.linalg._affine",
+)
+entry(
+    "linear without a bias",
+    mt.linear,
+    lambda x, weight: x @ weight.T,
+    "real",
+    lists(_linear_shapes().map(lambda found: found[:2])),
+    {},
+    "ops.linalg._linear",
+)
+entry("einsum", mt.einsum, np.einsum, "real", _einsums, {}, "ops.linalg._einsum")
+entry(
+    "outer",
+    mt.outer,
+    np.outer,
+    "real",
+    lists(st.tuples(shapes(max_dims=2), shapes(max_dims=1)).map(list)),
+    {},
+)
+entry(
+    "column_sums",
+    linalg._column_sums,
+    lambda x: x.sum(tuple(range(x.ndim - 1))),
+    "real",
+    one(shapes(min_dims=1)),
+    {},
+    "ops.linalg._column_sums",
+)
 
 # -- losses
 
 REDUCTIONS = {"mean": np.mean, "sum": np.sum, "none": lambda losses: losses}
 
 
-@st.composite
-def losses_of_pairs(draw, call, reference, domain="real", targets="real"):
-    shape = draw(shapes(min_side=1))
-    operands = [draw(arrays(shape, domain=domain))[0], draw(arrays(shape, domain=targets))[0]]
-    if domain == targets:  # together, so that no difference is 0
-        operands = draw(arrays(shape, shape, domain=domain))
-    return _made(
-        call,
+def _reduction(x):
+    """There is no mean of nothing."""
+    return st.sampled_from([*REDUCTIONS] if x.size else ["sum", "none"])
+
+
+def _pair(domain):
+    return arrays(shapes().map(lambda shape: [shape, shape]), domain)
+
+
+def loss_of_pairs(name, reference, domain, *covers, **properties):
+    entry(
+        name,
+        getattr(mt, name),
         lambda x, y, reduction: REDUCTIONS[reduction](reference(x, y)),
-        operands,
-        reduction=draw(st.sampled_from([*REDUCTIONS])),
+        domain,
+        _pair,
+        {"reduction": lambda target: _reduction(target)},
+        *covers,
+        **properties,
     )
 
 
-def _cross_entropy(x, target, weight, reduction, axis, ignore_index):
+@st.composite
+def _logits(draw):
+    """A shape with an axis of classes."""
+    shape = list(draw(shapes(min_dims=2)))
+    shape[draw(st.integers(0, len(shape) - 1))] = draw(st.integers(2, 4))
+    return tuple(shape)
+
+
+@st.composite
+def _logits_labels_weights(draw, domain):
+    logits = draw(arrays(_logits(), domain))
+    axis = draw(_class_axis(logits))
+    return [logits, draw(_labels(logits, axis, -100)), draw(_weights(logits, axis))]
+
+
+def _class_axis(logits):
+    found = [i for i, n in enumerate(logits.shape) if n >= 2]
+    return st.sampled_from([*found, *[i - logits.ndim for i in found]])
+
+
+def _fitting_axis(logits, target, weight):
+    """The class axis, when there are labels and weights already."""
+    return _class_axis(logits).filter(
+        lambda axis: (
+            logits.shape[axis] == len(weight) and _without(logits.shape, axis) == target.shape
+        )
+    )
+
+
+def _without(shape, axis):
+    return tuple([n for i, n in enumerate(shape) if i != axis % len(shape)])
+
+
+def _labels(logits, axis, ignore_index):
+    """Labels of which one counts at least."""
+
+    def counting(target):
+        if target.size and (target == ignore_index).all():
+            target.flat[0] = 0 if ignore_index != 0 else 1
+        return target
+
+    classes = logits.shape[axis]
+    return labels(_without(logits.shape, axis), classes).map(counting)
+
+
+def _weights(logits, axis):
+    return st.permutations([0.5, 1.0, 2.0, 4.0]).map(
+        lambda drawn: np.array(drawn[: logits.shape[axis]])
+    )
+
+
+def _ignored(target):
+    some = [k for k in (-100, 0, 1) if not target.size or (target != k).any()]
+    return st.sampled_from(some)
+
+
+def _cross_entropy(x, target, weight=None, ignore_index=-100, reduction="mean", axis=1):
     x = np.moveaxis(x, axis, -1)
     logs = x - np.log(np.sum(np.exp(x), axis=-1, keepdims=True))
     ignored = target == ignore_index
     label = np.where(ignored, 0, target)
+    weight = np.ones(x.shape[-1]) if weight is None else weight
     factors = np.where(ignored, 0, weight[label]).astype(x.dtype)
     losses = -np.take_along_axis(logs, label[..., None], -1)[..., 0] * factors
     if reduction == "mean":
@@ -639,122 +868,72 @@ def _cross_entropy(x, target, weight, reduction, axis, ignore_index):
     return REDUCTIONS[reduction](losses)
 
 
-@st.composite
-def cross_entropies(draw, labels_on_device):
-    classes = draw(st.integers(2, 4))
-    shape = list(draw(shapes(min_dims=1, max_dims=2, min_side=1)))
-    axis = draw(st.integers(-len(shape) - 1, len(shape)))
-    position = axis % (len(shape) + 1)
-    labels = draw(hnp.arrays(np.int64, tuple(shape), elements=st.integers(0, classes - 1)))
-    ignore_index = draw(st.sampled_from([-100, 0, 1]))
-    labels.flat[0] = 0 if ignore_index != 0 else 1  # at least one counts
-    (x,) = draw(arrays((*shape[:position], classes, *shape[position:])))
-    weight = np.array(draw(st.permutations([0.5, 1.0, 2.0, 4.0]))[:classes])
-    options = {
-        "reduction": draw(st.sampled_from([*REDUCTIONS])),
-        "axis": axis,
-        "ignore_index": ignore_index,
-    }
-    if labels_on_device:
-        return _made(mt.cross_entropy, _cross_entropy, [x, labels, weight], **options)
-    return _made(
-        lambda t, **o: mt.cross_entropy(t, labels, weight, **o),
-        lambda t, **o: _cross_entropy(t, labels, weight, **o),
-        [x],
-        **options,
-    )
+def _soft_cross_entropy(x, p, w, reduction):
+    logs = x - np.log(np.sum(np.exp(x), axis=1, keepdims=True))
+    weights = w.reshape([-1 if i == 1 else 1 for i in range(x.ndim)])
+    losses = -np.sum(p * logs * weights, axis=1)
+    return losses.sum() / losses.size if reduction == "mean" else REDUCTIONS[reduction](losses)
 
 
-@st.composite
-def soft_cross_entropies(draw):
-    shape = draw(shapes(min_dims=2, min_side=1))
-    operands = draw(arrays(shape)) + draw(arrays(shape, (shape[1],), domain="unit"))
-
-    def reference(x, p, w, reduction):
-        logs = x - np.log(np.sum(np.exp(x), axis=1, keepdims=True))
-        weights = w.reshape([-1 if i == 1 else 1 for i in range(x.ndim)])
-        losses = -np.sum(p * logs * weights, axis=1)
-        return losses.sum() / losses.size if reduction == "mean" else REDUCTIONS[reduction](losses)
-
-    return _made(
-        lambda x, p, w, reduction: mt.cross_entropy(x, p, w, reduction=reduction),
-        reference,
-        operands,
-        reduction=draw(st.sampled_from([*REDUCTIONS])),
-    )
-
-
-entry("mse_loss", losses_of_pairs(mt.mse_loss, lambda x, y: (x - y) ** 2))
-entry("l1_loss", losses_of_pairs(mt.l1_loss, lambda x, y: np.abs(x - y)))
-entry(
+loss_of_pairs("mse_loss", lambda x, y: (x - y) ** 2, "real")
+loss_of_pairs("l1_loss", lambda x, y: np.abs(x - y), "real")
+loss_of_pairs(
     "binary_cross_entropy",
-    losses_of_pairs(
-        mt.binary_cross_entropy,
-        lambda p, y: -(y * np.log(p) + (1 - y) * np.log1p(-p)),
-        "unit",
-        "unit",
-    ),
+    lambda p, y: -(y * np.log(p) + (1 - y) * np.log1p(-p)),
+    "unit",
     "ops.loss._bounded_log",
     "ops.loss._bounded_log1m",
     waits=True,
 )
-entry(
+loss_of_pairs(
     "binary_cross_entropy_with_logits",
-    losses_of_pairs(
-        mt.binary_cross_entropy_with_logits,
-        lambda x, y: np.logaddexp(x.dtype.type(0), x) - x * y,
-        "real",
-        "unit",
-    ),
+    lambda x, y: np.logaddexp(x.dtype.type(0), x) - x * y,
+    ["real", "unit"],
     "ops.loss._bce_with_logits",
 )
-entry("cross_entropy", cross_entropies(labels_on_device=False), "ops.loss._cross_entropy")
+entry(
+    "cross_entropy",
+    mt.cross_entropy,
+    _cross_entropy,
+    "real",
+    one(_logits()),
+    {
+        "axis": _class_axis,
+        "ignore_index": st.sampled_from([-100, 0, 1]),
+        "target": _labels,
+        "weight": lambda logits, axis: st.none() | _weights(logits, axis),
+        "reduction": lambda target: _reduction(target),
+    },
+    "ops.loss._cross_entropy",
+)
 entry(
     "cross_entropy of labels on the device",
-    cross_entropies(labels_on_device=True),
+    mt.cross_entropy,
+    _cross_entropy,
+    "real",
+    _logits_labels_weights,
+    {
+        "ignore_index": _ignored,
+        "reduction": lambda target: _reduction(target),
+        "axis": _fitting_axis,
+    },
     wrt=(0,),
     waits=True,
 )
-entry("cross_entropy of probabilities", soft_cross_entropies())
+entry(
+    "cross_entropy of probabilities",
+    mt.cross_entropy,
+    _soft_cross_entropy,
+    ["real", "unit", "unit"],
+    lists(
+        shapes(min_dims=2)
+        .map(lambda shape: (shape[0], max(shape[1], 1), *shape[2:]))
+        .map(lambda shape: [shape, shape, (shape[1],)])
+    ),
+    {"reduction": lambda logits: _reduction(logits.sum(1))},
+)
 
 # -- what the engine and the rules need for themselves
-
-
-@st.composite
-def sums_to(draw):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=3)
-    )
-    shape = found.input_shapes[0]
-
-    def reference(x, shape):
-        extra = x.ndim - len(shape)
-        axes = tuple(i for i in range(x.ndim) if i < extra or shape[i - extra] != x.shape[i])
-        return x.sum(axes).reshape(shape)
-
-    return _made(engine.sum_to, reference, draw(arrays(found.result_shape)), shape=shape)
-
-
-@st.composite
-def crops(draw):
-    shape = draw(shapes(min_dims=1, max_dims=2, min_side=2))
-    widths = tuple([(draw(st.integers(0, 1)), draw(st.integers(0, 1))) for _ in shape])
-
-    def reference(x, widths):
-        pairs = zip(widths, x.shape, strict=True)
-        return x[tuple(slice(before, n - after) for (before, after), n in pairs)]
-
-    return _made(shaping._crop, reference, draw(arrays(shape)), widths=widths)
-
-
-@st.composite
-def unchanged(draw, call):
-    return _made(call, lambda x: x, draw(arrays(draw(shapes()))))
-
-
-@st.composite
-def constants(draw, call, reference):
-    return _made(call, reference, draw(arrays(draw(shapes()))))
 
 
 def _there_and_back(x):
@@ -762,31 +941,34 @@ def _there_and_back(x):
     return (x.to(other) * 1).to(x.backend)
 
 
-entry("sum_to", sums_to(), "engine.sum_to")
 entry(
     "astype",
-    constants(lambda x: x.astype(np.float64), lambda x: x.astype(np.float64)),
+    lambda x: x.astype(np.float64),
+    lambda x: np.asarray(x, np.float64),
+    "real",
+    one(),
+    {},
     "engine.astype",
-    keeps_dtype=False,
 )
-entry("here", unchanged(engine._here), "engine._here")
-entry("crop", crops(), "ops.shape._crop")
-entry("to", unchanged(_there_and_back), "ops.conversion.transfer", waits=True)
+entry("here", engine._here, np.copy, "real", one(), {}, "engine._here")
+entry("to", _there_and_back, np.copy, "real", one(), {}, "ops.conversion.transfer", waits=True)
 entry(
     "zeros of a shape",
-    constants(lambda x: shaping._zeros(x, shape=(2, 3)), lambda x: np.zeros((2, 3), x.dtype)),
+    shaping._zeros,
+    lambda x, shape: np.zeros(shape, x.dtype),
+    "real",
+    one(),
+    {"shape": shapes()},
     "ops.shape._zeros",
     differentiable=False,
 )
 entry(
     "identity matrix",
-    constants(lambda x: linalg._identity(x, n=3), lambda x: np.eye(3, dtype=x.dtype)),
+    linalg._identity,
+    lambda x, n: np.eye(n, dtype=x.dtype),
+    "real",
+    one(),
+    {"n": st.integers(0, 3)},
     "ops.linalg._identity",
     differentiable=False,
 )
-entry("log of a probability", elementwise(loss._bounded_log, np.log, domains=("unit",)))
-entry(
-    "log1p of minus a probability",
-    elementwise(loss._bounded_log1m, lambda p: np.log1p(-p), domains=("unit",)),
-)
-entry("root of a variance", elementwise(reduction._root, np.sqrt, domains=("positive",)))
