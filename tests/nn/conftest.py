@@ -1,0 +1,1 @@
+from backends import backend  # noqa: F401  (fixture)
