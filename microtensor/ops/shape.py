@@ -144,7 +144,13 @@ _pieces.vjp("x", _pieces_rule)
 
 
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
-    """Cut along `axis`: into n equal sections, or before each of the given indices."""
+    """Cut along `axis`: into n equal sections, or before each of the given indices.
+
+    Raises
+    ------
+    ValueError
+        If the axis cannot be cut into so many equal sections, or the indices decrease.
+    """
     n = x.shape[axis]
     if isinstance(indices_or_sections, (int, np.integer)):
         if indices_or_sections <= 0 or n % indices_or_sections:
@@ -155,7 +161,12 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> tu
         lengths = [n // indices_or_sections] * indices_or_sections
     else:
         cuts = [0, *[min(max(i + n if i < 0 else i, 0), n) for i in indices_or_sections], n]
-        lengths = [max(b - a, 0) for a, b in itertools.pairwise(cuts)]
+        lengths = [b - a for a, b in itertools.pairwise(cuts)]
+        if any(length < 0 for length in lengths):
+            raise ValueError(
+                f"split: the indices {list(indices_or_sections)} must not decrease along axis "
+                f"{axis} of length {n}; their pieces would overlap"
+            )
     return tuple(_pieces(x, lengths=tuple(lengths), axis=axis))
 
 
