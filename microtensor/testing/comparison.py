@@ -348,7 +348,7 @@ class Comparison:
         taylor = taylor_order(problem, u, g, noise)
         # Where the remainder is too small for such a gap, the differences must be mistaken.
         denied = taylor is not None and abs(best.gap) * taylor.t > 2 * taylor.remainder
-        visible = abs(best.gap) > 10 * noise / best.t
+        visible = abs(best.gap) > 4 * noise / best.t
         if visible and not noisy and not denied:
             return self.wrong(n, central, numeric)
         share = noise / (problem.size or 1)
