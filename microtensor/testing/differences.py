@@ -181,13 +181,10 @@ class Sides:
         self.rise = math.fsum(float(np.sum(c * (a - b))) for c, a, b, _ in pairs)
         self.forward = math.fsum(float(np.sum(c * (a - m))) for c, a, _, m in pairs)
         self.back = math.fsum(float(np.sum(c * (m - b))) for c, _, b, m in pairs)
-        # Outputs that do not change do not round differently either.
-        self.noise = (
-            4
-            * problem.eps
-            * sum(float(np.sum(np.abs(c * m) * (a != b))) for c, a, b, m in pairs)
-            / t
-        )
+        # The rounding of the value, but of outputs that change only, and that of the ends: if one
+        # is further off, curvature does not cancel.
+        rounding = sum(float(np.sum(np.abs(c * m) * (a != b))) for c, a, b, m in pairs)
+        self.noise = problem.eps * (4 * rounding + abs(self.forward - self.back) / t) / t
 
     def gap(self, g: np.ndarray) -> float:
         """The derivative along the line by the gradient g, minus the central difference."""

@@ -276,6 +276,14 @@ def test_saturation_and_steep_places_are_no_mistakes(rng):
     assert error.verdict == "wrong_gradient"
 
 
+def test_a_minimum_where_value_and_gradient_are_zero_is_no_mistake():
+    for rng in range(30):
+        x = RNG.integers(-20, 20, (3,)) / 16
+        for reduction in ("mean", "sum", "none"):
+            check_grads(mt.nn.MSELoss(reduction), x, x.copy(), order=2, rng=rng)
+        check_grads(lambda x: mt.abs(x) ** 3, np.zeros(2), mode="central", rng=rng)
+
+
 @pytest.mark.parametrize("mode", ["auto", "complex", "central"])
 def test_methods(mode):
     report = check_grads(lambda x: mt.tanh(x) * x, X, mode=mode, order=2)
