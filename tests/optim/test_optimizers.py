@@ -95,9 +95,34 @@ def test_groups_have_their_own_hyperparameters():
         optimizer.add_param_group({"params": [a]})
     with pytest.raises(ValueError, match=r"no hyperparameters \['rate'\]"):
         optimizer.add_param_group({"params": [nn.Parameter(np.zeros(1))], "rate": 1})
-    with pytest.raises(TypeError, match="params"):
-        optimizer.add_param_group([a])
+    for no_group in ([a], {"lr": 1.0}, {}):
+        with pytest.raises(TypeError, match="a parameter group is a dictionary with"):
+            optimizer.add_param_group(no_group)
     assert "group 1: 1 parameters, lr=10.0" in repr(optimizer)
+
+
+def test_every_hyperparameter_may_be_a_groups_own():
+    """Also one that is used only where state is made; betas as a list, as in a file of settings."""
+    a, b = nn.Parameter(np.zeros(1)), nn.Parameter(np.zeros(1))
+    groups = [{"params": a, "initial_accumulator_value": 3.0}, {"params": [b], "lr": 2.0}]
+    adagrad = optim.Adagrad(groups, lr=1.0, eps=0.0)
+    for p in (a, b):
+        p.grad = mt.ones(1, dtype="float64")
+    adagrad.step()
+    assert (a.data.item(), b.data.item()) == (-0.5, -2.0)
+    adam = optim.Adam([{"params": a, "betas": [0.5, 0.5]}, {"params": b}], lr=1.0)
+    assert adam.param_groups[0]["betas"] == [0.5, 0.5]
+    assert adam.param_groups[1]["betas"] == (0.9, 0.999)
+
+
+def test_one_parameter_or_one_group_need_no_list():
+    for form in (lambda p: p, lambda p: {"params": p}, lambda p: {"params": [p], "lr": 1.0}):
+        parameter = nn.Parameter(np.zeros(1))
+        optimizer = optim.SGD(form(parameter), lr=1.0)
+        assert [group["params"] for group in optimizer.param_groups] == [[parameter]]
+        parameter.grad = mt.ones(1, dtype="float64")
+        optimizer.step()
+        assert parameter.data.item() == -1.0
 
 
 def test_nothing_to_optimize_is_refused():
@@ -121,6 +146,9 @@ def test_nothing_to_optimize_is_refused():
         (optim.SGD, {"lr": -1}),
         (optim.SGD, {"lr": math.nan}),
         (optim.SGD, {"lr": "fast"}),
+        (optim.SGD, {"lr": True}),
+        (optim.SGD, {"lr": None}),
+        (optim.SGD, {"lr": math.inf}),
         (optim.SGD, {"momentum": -0.1}),
         (optim.SGD, {"weight_decay": -0.1}),
         (optim.SGD, {"nesterov": True}),
@@ -138,6 +166,17 @@ def test_nothing_to_optimize_is_refused():
 def test_hyperparameters_out_of_range_are_refused(kind, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         kind([nn.Parameter(np.ones(1))], **options)
+
+
+def test_bounds_themselves_and_numbers_of_numpy_are_accepted():
+    parameter = nn.Parameter(np.ones(1))
+    for zero in (0, 0.0, np.float32(0), np.int64(0)):
+        options = {"lr": zero, "weight_decay": zero, "momentum": zero, "eps": zero, "alpha": zero}
+        assert optim.RMSprop([parameter], **options).param_groups[0]["lr"] == 0
+    optim.Adam([parameter], betas=(0.0, np.float64(0.9999)))
+    for betas in (0.9, (0.9, 0.99, 0.999), "ab"):
+        with pytest.raises(ValueError, match="betas"):
+            optim.Adam([{"params": parameter, "betas": betas}])
 
 
 # -- saved state
@@ -180,6 +219,75 @@ def test_a_resumed_run_ends_bitwise_equal(name, tmp_path):
         assert a.data.tobytes() == b.data.tobytes()
 
 
+def test_a_run_in_groups_is_resumed():
+    """Every parameter continues with its own state and its group's hyperparameters."""
+
+    def start():
+        ps = [nn.Parameter(np.full(n, 1.0)) for n in (2, 3, 2)]
+        groups = [{"params": ps[:2], "lr": 0.1}, {"params": ps[2:], "betas": (0.5, 0.6)}]
+        return ps, optim.Adam(groups, lr=0.2)
+
+    def run(ps, optimizer, steps):
+        for step in steps:
+            for i, p in enumerate(ps):
+                p.grad = mt.tensor(np.cos(np.arange(p.size) + 7 * i + 3 * step))
+            optimizer.step()
+
+    whole, first, second = start(), start(), start()
+    run(*whole, range(5))
+    run(*first, range(3))
+    second[1].load_state_dict(first[1].state_dict())
+    assert second[1].state_dict()["2.step"].item() == 3
+    for p, q in zip(second[0], first[0], strict=True):
+        p.data[...] = q.data
+    run(*second, range(3, 5))
+    for p, q in zip(second[0], whole[0], strict=True):
+        assert p.data.tobytes() == q.data.tobytes()
+
+
+def test_saved_state_holds_the_means_of_the_formulas():
+    """As PyTorch's does, under its names: other programs read it."""
+    parameter = nn.Parameter(np.array([1.0, 2.0]))
+    kinds = {
+        optim.RMSprop([parameter], alpha=0.5, momentum=0.5, centered=True, lr=0.0): {
+            "square_avg": np.array([5.5, 3.0]),
+            "grad_avg": np.array([2.0, -1.5]),
+        },
+        optim.Adam([parameter], betas=(0.5, 0.75), amsgrad=True, lr=0.0): {
+            "exp_avg": np.array([2.0, -1.5]),
+            "exp_avg_sq": np.array([3.0, 1.75]),
+            "max_exp_avg_sq": np.array([3.0, 1.75]),
+        },
+        optim.Adagrad([parameter], initial_accumulator_value=1.0, lr=0.0): {
+            "sum": np.array([14.0, 9.0])
+        },
+        optim.SGD([parameter], momentum=0.5, dampening=0.25, lr=0.0): {
+            "momentum_buffer": np.array([3.25, -2.5])
+        },
+    }
+    for optimizer, expected in kinds.items():
+        for gradient in ([2.0, -2.0], [3.0, -2.0]):
+            parameter.grad = mt.tensor(np.array(gradient))
+            optimizer.step()
+        state = optimizer.state_dict()
+        for name, value in expected.items():
+            np.testing.assert_allclose(state[f"0.{name}"].numpy(), value, rtol=1e-14, err_msg=name)
+    assert parameter.data.tolist() == [1.0, 2.0]
+
+
+def test_plain_numbers_and_arrays_are_loaded_too():
+    _, optimizer, run = training(optim.Adam, {"lr": 0.1})
+    run(2)
+    state = {name: value.numpy() for name, value in optimizer.state_dict().items()}
+    _, resumed, _ = training(optim.Adam, {"lr": 0.3})
+    resumed.load_state_dict({**state, "group0.lr": 0.5, "group0.betas": [0.5, 0.25], "0.step": 7})
+    assert resumed.param_groups[0]["lr"] == 0.5
+    assert resumed.param_groups[0]["betas"] == (0.5, 0.25)
+    again = resumed.state_dict()
+    assert again["0.step"].item() == 7
+    np.testing.assert_array_equal(again["1.exp_avg_sq"].numpy(), state["1.exp_avg_sq"])
+
+
 def test_saved_state_is_a_copy_with_positions_and_hyperparameters():
     _, optimizer, run = training(optim.Adam, {"lr": 0.1})
     run(2)
@@ -204,6 +312,8 @@ def test_loading_lists_every_fault_and_changes_nothing():
     bad["5.exp_avg"] = mt.zeros(1)
     bad["group0.lr"] = np.array(-1.0)
     bad["group0.params"] = np.array(7)
+    bad["group0.weight_decay"] = np.zeros((1, 1))
+    bad["2.exp_avg"] = np.zeros((2, 4), bool)
     with pytest.raises(ValueError, match="nothing has been loaded") as caught:
         optimizer.load_state_dict(bad)
     for piece in (
@@ -213,6 +323,8 @@ def test_loading_lists_every_fault_and_changes_nothing():
         "unexpected: 5.exp_avg",
         "lr must be at least 0",
         "group0 had 7 parameters, here it has 4",
+        "group0.weight_decay has shape (1, 1)",
+        "2.exp_avg is bool of shape (2, 4), must be (2, 4)",
     ):
         assert piece in str(caught.value)
     for name, value in optimizer.state_dict().items():
@@ -238,6 +350,23 @@ def test_converting_the_model_under_an_optimizer_with_state_is_refused():
     model.astype("float32")
     optimizer.step()  # keeps no state: it just goes on
     assert all(p.dtype == np.float32 for p in model.parameters())
+
+
+def test_another_array_of_the_same_kind_goes_on_and_another_backend_does_not(device):
+    a, b = (nn.Parameter(np.ones((2, 3))) for _ in range(2))
+    optimizer = optim.Adam([a, b], lr=0.1)
+    for copied in (False, True):
+        if copied:
+            b.data = b.data.copy()  # as loading with assignment does
+        for p in (a, b):
+            p.grad = mt.ones((2, 3), dtype="float64")
+        optimizer.step()
+    np.testing.assert_array_equal(a.data, b.data)
+    assert optimizer.state_dict()["1.step"].item() == 2
+    b.data = device.array(b.data)
+    b.grad = device.tensor(np.ones((2, 3)))
+    with pytest.raises(RuntimeError, match=r"parameter 1 was float64 \(2, 3\) .* on cage|cupy"):
+        optimizer.step()
 
 
 def test_scheduled_learning_rates_count():
