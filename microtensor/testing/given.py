@@ -487,9 +487,10 @@ def _property_test(
     key = f"{body.__module__}.{body.__qualname__}"  # all tests made here have the same source
     hidden._hypothesis_internal_add_digest = key.encode()
     made: Any = given(**{slot: drawn})(test)
-    if not hasattr(made, "_hypothesis_internal_settings_applied"):
-        current = made._hypothesis_internal_use_settings
-        made._hypothesis_internal_use_settings = settings(current, deadline=None)
+    current = getattr(made, "_hypothesis_internal_use_settings", None)
+    if current is not None and not hasattr(made, "_hypothesis_internal_settings_applied"):
+        hidden = made
+        hidden._hypothesis_internal_use_settings = settings(current, deadline=None)
     code = body.__code__  # where pytest says that the test stands
     made.__code__ = made.__code__.replace(
         co_filename=code.co_filename, co_firstlineno=code.co_firstlineno
