@@ -489,8 +489,7 @@ def _property_test(
     made: Any = given(**{slot: drawn})(test)
     current = getattr(made, "_hypothesis_internal_use_settings", None)
     if current is not None and not hasattr(made, "_hypothesis_internal_settings_applied"):
-        hidden = made
-        hidden._hypothesis_internal_use_settings = settings(current, deadline=None)
+        made._hypothesis_internal_use_settings = settings(current, deadline=None)
     code = body.__code__  # where pytest says that the test stands
     made.__code__ = made.__code__.replace(
         co_filename=code.co_filename, co_firstlineno=code.co_firstlineno
