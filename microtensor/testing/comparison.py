@@ -158,35 +158,32 @@ class Comparison:
         apart = abs(right - left)
         if apart > max(1e-3 * abs(slope(g, u)), allowed) and self.stays_apart(u, step, apart):
             return Measured(math.nan, _fraction(gap, allowed), True)  # across a kink
+        gap, doubt = self.refined(u, sides)
         derivative = self.complex_step(u)
         if derivative is not None:
-            central = slope(g, u) - gap
-            near = max(self.allowed(u, False) + 4 * sides.noise, 1e-4 * abs(central))
-            if abs(derivative - central) > near:
+            accused = slope(g, u) - derivative
+            error = _fraction(accused, self.allowed(u, True))
+            # It is believed if central differences confirm it; closely, if it accuses the gradient.
+            if abs(accused - gap) > doubt + 1e-9 * abs(derivative) or not error <= 1:
                 best = Estimate(problem, u, g)
-                near, central = _doubt(best, derivative), slope(g, u) - best.gap
-            error = _fraction(slope(g, u) - derivative, self.allowed(u, True))
-            if not error <= 1:  # it accuses the gradient: is it to be believed?
-                best = best or Estimate(problem, u, g)
-                near, central = _doubt(best, derivative), slope(g, u) - best.gap
-            if abs(derivative - central) <= near:
+                gap, doubt = best.gap, 10 * best.error
+            if abs(accused - gap) <= doubt + 1e-9 * abs(derivative):
                 self.trusted = True
                 return Measured(derivative, error, False)
-        if self.settings.eps is None:
-            gap, allowed = self.refined(u, sides, best)
-        return Measured(slope(g, u) - gap, _fraction(gap, allowed), False)
+        allowed = self.allowed(u, False)
+        if abs(gap) > allowed + doubt and self.settings.eps is None:
+            best = best or Estimate(problem, u, g)
+            gap, doubt = best.gap, 3 * best.error
+        return Measured(slope(g, u) - gap, _fraction(gap, allowed + doubt), False)
 
-    def refined(self, u: np.ndarray, sides: Sides, best: Estimate | None) -> tuple[float, float]:
-        """A central difference without its leading error, and how far it may be from g . u."""
-        wider = self.problem.both_sides(u, 4 * sides.t)
-        gap, allowed = sides.gap(self.g), self.allowed(u, False)
-        if wider is not None:
-            change = (gap - wider.gap(self.g)) / 15
-            doubt = sides.noise + 0.1 * abs(change)
-            if abs(gap + change) <= allowed + doubt:
-                return gap + change, allowed + doubt
-        best = best or Estimate(self.problem, u, self.g)
-        return best.gap, allowed + 3 * best.error
+    def refined(self, u: np.ndarray, sides: Sides) -> tuple[float, float]:
+        """The gap of a central difference without its leading error, and how sure it is."""
+        gap = sides.gap(self.g)
+        wider = self.problem.both_sides(u, 4 * sides.t) if self.settings.eps is None else None
+        if wider is None:
+            return gap, sides.noise
+        change = (gap - wider.gap(self.g)) / 15
+        return gap + change, sides.noise + 0.1 * abs(change)
 
     def complex_step(self, u: np.ndarray) -> float | None:
         """The derivative by complex step, if that is wanted and possible."""
@@ -309,9 +306,7 @@ class Comparison:
         if self.trusted:
             found = problem.by_complex_step(u)
             central = slope(g, u) - best.gap
-            if found is not None and abs(central - found) <= max(
-                10 * best.error, 1e-4 * abs(found)
-            ):
+            if found is not None and abs(central - found) <= 10 * best.error + 1e-9 * abs(found):
                 return self.by_complex_step(n, u, found, numeric)
         return self.by_differences(n, u, best, numeric)
 
@@ -341,7 +336,8 @@ class Comparison:
         problem, g = self.problem, self.g
         analytic, central = float(g[n]), float((slope(g, u) - best.gap) / u[n])
         allowed = self.allowed(u, False) + 3 * best.error
-        noisy = best.error > max(1e-2 * abs(central * u[n]), 1e-6 * problem.size)
+        reach = max(abs(sides.forward) + abs(sides.back) for sides in best.sides)
+        noisy = best.error > max(1e-2 * abs(central * u[n]), 1e-6 * max(problem.size, reach))
         if abs(best.gap) <= allowed and not noisy:
             return _fraction(best.gap, allowed)
         noise = rounding_noise(problem, u, self.rng)
@@ -525,12 +521,8 @@ class Comparison:
         return None
 
 
-def _doubt(best: Estimate, derivative: float) -> float:
-    """How far a derivative by complex step may be from the best by differences."""
-    return 10 * best.error + 1e-9 * abs(derivative)
-
-
 def _fraction(gap: float, allowed: float) -> float:
+    """The gap in units of what is allowed; infinite if it is not known."""
     if allowed:
-        return abs(gap) / allowed
+        return abs(gap) / allowed if math.isfinite(gap) else math.inf
     return 0.0 if gap == 0 else math.inf

@@ -183,7 +183,11 @@ class Sides:
         self.back = math.fsum(float(np.sum(c * (m - b))) for c, _, b, m in pairs)
         # The rounding of the value, but of outputs that change only, and that of the ends: if one
         # is further off, curvature does not cancel.
-        rounding = sum(float(np.sum(np.abs(c * m) * (a != b))) for c, a, b, m in pairs)
+        sizes = [np.maximum(np.abs(m), np.maximum(np.abs(a), np.abs(b))) for _, a, b, m in pairs]
+        rounding = sum(
+            float(np.sum(np.abs(c) * size * (a != b)))
+            for (c, a, b, _), size in zip(pairs, sizes, strict=True)
+        )
         self.noise = problem.eps * (4 * rounding + abs(self.forward - self.back) / t) / t
 
     def gap(self, g: np.ndarray) -> float:

@@ -302,6 +302,9 @@ def test_complex_numbers_are_not_believed_where_they_mislead():
         lambda xp, x: x + 1e-6 * xp.absolute(x), x=lambda g, x: g * (1 + 1e-6 * mt.sign(x))
     )
     check_grads(tiny, X)
+    # What complex numbers do not see is not believed to be zero, small as it is.
+    forgotten = operation(lambda xp, x: x + 1e-6 * xp.absolute(x), x=lambda g: g * 1)
+    assert caught(forgotten, X).verdict in ("wrong_gradient", "dtype")
     with pytest.raises(ValueError, match="does not take complex numbers"):
         check_grads(lambda x: x.real * 1, X, vjp=lambda g, x: g * 1, mode="complex")
     check_grads(lambda x: x.real * 1, X, vjp=lambda g, x: g * 1)
