@@ -16,7 +16,12 @@ from microtensor.declaration import REGISTRY
 from microtensor.testing import GradientError, given_op
 from microtensor.testing.strategies import arrays, axes, broadcastable, labels, matmul_pair, shapes
 
-few = settings(max_examples=10, derandomize=True, database=None)
+few = settings(
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
 unshrunk = settings(few, phases=[Phase.generate])  # where the smallest example is not looked at
 
 
