@@ -245,12 +245,13 @@ def _is_function(code: CodeType) -> bool:
 
 
 def _within(code: CodeType) -> list[CodeType]:
-    """Functions and classes that stand directly within a code, without its comprehensions."""
-    return [
-        constant
-        for constant in code.co_consts
-        if isinstance(constant, CodeType) and constant.co_name not in _COMPREHENSIONS
-    ]
+    """Functions and classes that stand in a code; comprehensions are a part of it themselves."""
+    found = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inside = constant.co_name in _COMPREHENSIONS
+            found.extend(_within(constant) if inside else [constant])
+    return found
 
 
 _COMPREHENSIONS = frozenset(("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"))

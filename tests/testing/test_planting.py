@@ -14,7 +14,15 @@ import microtensor as mt
 from microtensor.declaration import REGISTRY
 from microtensor.ops.elementwise import sin as imported_before
 from microtensor.testing import GradientError, check_grads
-from microtensor.testing.planting import Edit, NotLive, Unchanged, plant, plant_source, planted, source_of
+from microtensor.testing.planting import (
+    Edit,
+    NotLive,
+    Unchanged,
+    plant,
+    plant_source,
+    planted,
+    source_of,
+)
 
 ELEMENTWISE = "microtensor.ops.elementwise"
 WRONG_SINE = Edit(ELEMENTWISE, "lambda g, x: g * cos(x)", "lambda g, x: g * sin(x)")
@@ -283,6 +291,21 @@ def test_a_lambda_that_does_not_use_a_variable_around_it_any_more(module):
     with planted(Edit("planting_ground", "lambda x: x + b", "lambda x: x * x")):
         assert (ground.first(3), ground.second(3), ground.both()) == (4, 9, (1, 10))
     assert (ground.first(3), ground.second(3), ground.both()) == (4, 13, (1, 10))
+
+
+def test_a_function_made_in_a_comprehension(module):
+    ground = module(
+        """
+        def powers(n):
+            return [lambda x, i=i: x**i for i in range(n)]
+
+        early = powers(4)
+        """
+    )
+    with planted(Edit("planting_ground", "x**i", "x*i")):
+        assert [power(5) for power in ground.early] == [0, 5, 10, 15]
+        assert [power(5) for power in ground.powers(3)] == [0, 5, 10]
+    assert [power(5) for power in ground.early] == [1, 5, 25, 125]
 
 
 def test_a_variable_that_a_living_closure_does_not_know_is_refused(module):
