@@ -8,6 +8,7 @@ everything slower.
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import microtensor as mt
@@ -83,11 +84,42 @@ def test_a_call_on_arrays_enters_two(call):
 
 
 @pytest.mark.parametrize("call", ARRAYS.values(), ids=ARRAYS)
-def test_on_arrays_a_switch_makes_no_difference_for_it(call):
+def test_on_arrays_a_switch_makes_no_difference(call):
     """Rules run on arrays, under whatever switch the backward pass was started."""
+    with mt.detect_anomaly(), mt.no_grad():
+        assert len(entered(call)) == 2
+
+
+# Operations on many arrays, after the first call, which works out what is to be saved: one more
+# looks whether the result's dtype is to be narrowed.
+TRUTHS = np.array([True, False, True])
+GENERAL = {
+    "where, recorded": (lambda: mt.where(TRUTHS, LEAF, OTHER), 4),
+    "where, of constants": (lambda: mt.where(TRUTHS, CONSTANT, CONSTANT), 5),
+    "where, of arrays": (lambda: mt.where(TRUTHS, ARRAY, ARRAY), 3),
+}
+
+
+@pytest.mark.parametrize(("call", "count"), GENERAL.values(), ids=GENERAL)
+def test_an_operation_on_three_arrays_enters_one_more(call, count):
+    call()
+    assert len(entered(call)) == count
+
+
+def test_joining_arrays_enters_no_more_than_needed_however_many():
+    def join(n):
+        return lambda: mt.stack([LEAF] * n)
+
+    for n in (2, 7):
+        join(n)()
+        # the function, the operation, its forward; narrowing; the option; the node, and its line
+        assert len(entered(join(n))) == 7
+
+
+def test_under_a_switch_a_plain_operation_works_out_its_plan_once():
     with mt.detect_anomaly():
-        names = entered(call)
-    assert len(names) <= 3
+        names = entered(lambda: mt.exp(LEAF))
+    assert "plan" not in names
 
 
 def test_options_cost_one_more_for_the_values_that_are_saved():
