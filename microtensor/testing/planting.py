@@ -26,7 +26,7 @@ from typing import Any
 
 from microtensor.declaration import Declaration
 
-__all__ = ["Edit", "NotLive", "Unchanged", "plant", "plant_source", "planted"]
+__all__ = ["Edit", "NotLive", "Unchanged", "plant", "plant_source", "planted", "uproot"]
 
 
 class NotLive(ValueError):
@@ -199,6 +199,20 @@ def plant_source(module: str | ModuleType, source: str) -> Callable[[], None]:
             linecache.cache[file] = shown
 
     return undo
+
+
+def uproot() -> list[str]:
+    """Take out whatever is planted, by whomever; the names of the modules it was in."""
+    names = list(_sources)
+    for name in names:
+        stack = _sources[name]
+        first = stack[0]
+        if stack[-1] != first:
+            plant_source(name, first)
+        del stack[1:]
+        _sources.pop(name, None)
+        linecache.cache.pop(getattr(importlib.import_module(name), "__file__", None) or "", None)
+    return names
 
 
 # ---------------------------------------------------------------------------------------------

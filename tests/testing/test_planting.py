@@ -22,6 +22,7 @@ from microtensor.testing.planting import (
     plant_source,
     planted,
     source_of,
+    uproot,
 )
 
 ELEMENTWISE = "microtensor.ops.elementwise"
@@ -360,6 +361,21 @@ def test_a_whole_source_can_be_planted(module):
     assert ground.g(0) == -2
     undo()
     assert ground.g(0) == 2
+
+
+def test_everything_can_be_taken_out_at_once():
+    right = derivative(mt.sin)
+    undos = [plant(WRONG_SINE), plant(Edit(ELEMENTWISE, "lambda g, x: -g * sin(x)", "lambda g: g"))]
+    assert uproot() == [ELEMENTWISE]
+    assert derivative(mt.sin) == right
+    assert derivative(mt.cos) == pytest.approx(-np.sin(0.5))
+    assert linecache.getline(mt.ops.elementwise.__file__, 1).startswith('"""')
+    for undo in undos:
+        undo()  # nothing to do any more
+    assert derivative(mt.sin) == right
+    assert uproot() == []
+    with planted(WRONG_SINE):
+        assert derivative(mt.sin) != right
 
 
 def test_importing_it_needs_no_hypothesis_and_plants_nothing():
