@@ -220,7 +220,7 @@ class Recurrent(Module):
             if self.dropout and k < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, self.training, self.generator)
         if padding is not None:
-            x = where(padding.valid, x, 0.0)
+            x = where(padding.over(x.ndim), x, 0.0)
 
         new = [stack(list(layers), axis=0) for layers in zip(*finals, strict=True)]
         if alone:
@@ -590,6 +590,10 @@ class Padding(NamedTuple):
         valid = np.arange(steps)[:, None] < host
         valid = valid if time == 0 else np.ascontiguousarray(valid.T)
         return cls(place.from_host(valid[..., None]), time, int(host.min()))
+
+    def over(self, ndim: int) -> Array:
+        """Of all steps, for outputs with `ndim` axes (T, B, ...)."""
+        return self.valid.reshape(self.valid.shape[:2] + (1,) * (ndim - 2))
 
     def at(self, t: int, ndim: int) -> Array:
         """Of step t, for a value with `ndim` axes (B, ...)."""

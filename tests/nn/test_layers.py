@@ -105,6 +105,24 @@ def test_embedding_refuses_what_is_out_of_range():
             nn.Embedding(5, 2, padding_idx=padding)
 
 
+def test_embedding_says_what_it_is():
+    for padding, row in ((None, None), (0, 0), (-7, 0), (6, 6), (-1, 6)):
+        layer = nn.Embedding(7, 3, padding)
+        assert (layer.num_embeddings, layer.embedding_dim, layer.padding_idx) == (7, 3, row)
+        shown = "" if row is None else f", padding_idx={row}"
+        assert repr(layer) == f"Embedding(7, 3{shown})"
+        zeros = [i for i in range(7) if not host(layer.weight)[i].any()]
+        assert zeros == ([] if row is None else [row])
+
+
+def test_sizes_may_be_numpys_integers():
+    layer = nn.Linear(np.int64(3), np.uint8(2))
+    assert layer.weight.shape == (2, 3)
+    assert type(layer.in_features) is type(layer.out_features) is int
+    assert repr(layer) == "Linear(in_features=3, out_features=2, bias=True)"
+    assert nn.Embedding(np.int32(4), 2).weight.shape == (4, 2)
+
+
 def test_embedding_starts_standard_normal():
     weight = host(nn.Embedding(1000, 10, generator=mt.Generator(0)).weight)
     assert abs(weight.mean()) < 0.03

@@ -13,7 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nn import reference  # tests/nn/reference.py
-from recurrence.layers import KINDS, B, H, I, T, as_state, build, draw_state, parts, spread
+from recurrence.layers import (
+    KINDS,
+    STEPS,
+    B,
+    H,
+    I,
+    T,
+    as_state,
+    build,
+    build_cell,
+    draw_state,
+    parts,
+    spread,
+)
 
 import microtensor as mt
 from microtensor import engine, nn
@@ -126,18 +139,22 @@ def test_a_module_with_a_step_is_a_layer(twice, lengths):
 
 
 class Pair(nn.Module):
+    def __init__(self, nested, form=tuple):
+        self.nested = nested
+        self.form = form
+
     def step(self, x, state):
         a, b = state
-        return (x, (x + a, x * b)) if self.nested else (x + a, x * b)
+        new = self.form([x + a, x * b])
+        return self.form([x, new]) if self.nested else new
 
 
+@pytest.mark.parametrize("form", [tuple, list])
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_module_may_keep_several_values(nested):
-    module = Pair()
-    module.nested = nested
-    layer = nn.Recurrent(module)
+def test_a_module_may_keep_several_values(nested, form):
+    layer = nn.Recurrent(Pair(nested, form))
     x = mt.ones((T, B, I))
-    start = (mt.zeros((1, B, I)), mt.ones((1, B, I)))
+    start = form([mt.zeros((1, B, I)), mt.ones((1, B, I))])
     output, (a, b) = layer(x, start)
     assert np.all(output.detach().numpy()[-1] == (1 if nested else T))
     assert np.all(a.detach().numpy() == T)
@@ -146,8 +163,81 @@ def test_a_module_may_keep_several_values(nested):
         layer(x)
 
 
+class Starts(nn.Module):
+    """Three values of different shapes, and a method that says where they start."""
+
+    def __init__(self, form=tuple, wide=False):
+        self.form = form
+        self.wide = wide
+
+    def initial_state(self, batch_size):
+        ones = mt.ones((batch_size,))
+        return self.form([ones, mt.zeros((batch_size, I)), mt.zeros((batch_size, 2, I))])
+
+    def step(self, x, state):
+        count, total, both = state
+        new = (count + 1, total + x, both + mt.stack([x, 2 * x], axis=1))
+        return (new[2], new) if self.wide else new
+
+
+@pytest.mark.parametrize("form", [tuple, list])
+@pytest.mark.parametrize("lengths", [None, [5, 2, 4]])
+def test_a_module_says_where_its_state_starts(form, lengths):
+    """Values of any shape behind the batch are kept where a sequence has ended."""
+    layer = nn.Recurrent(Starts(form))
+    x = np.random.default_rng(2).normal(size=(T, B, I)).astype("float32")
+    output, (count, total, both) = layer(mt.tensor(x), lengths=lengths)
+    for b, n in enumerate(lengths or [T] * B):
+        assert count.numpy()[0, b] == n + 1
+        assert output.numpy()[: n + 1, b].tolist() == [*range(2, n + 2), 0][: min(n + 1, T)]
+        np.testing.assert_allclose(total.numpy()[0, b], x[:n, b].sum(0), rtol=1e-5)
+        np.testing.assert_allclose(both.numpy()[0, b, 1], 2 * x[:n, b].sum(0), rtol=1e-5)
+
+
+def test_an_output_of_several_axes_is_zero_where_a_sequence_has_ended():
+    x, lengths = np.random.default_rng(2).normal(size=(T, B, I)).astype("float32"), [5, 1, 3]
+    output, _ = nn.Recurrent(Starts(wide=True))(mt.tensor(x), lengths=lengths)
+    assert output.shape == (T, B, 2, I)
+    for b, n in enumerate(lengths):
+        sums = x[:n, b].cumsum(0)
+        np.testing.assert_allclose(output.numpy()[:n, b, 0], sums, rtol=1e-5, atol=1e-6)
+        assert not output.numpy()[n:, b].any()
+
+
+def test_a_state_to_start_from_is_used():
+    module = Leaky(False)
+    module.initial_state = None  # an attribute of the object is no method of its class
+    x = mt.tensor(np.random.default_rng(3).normal(size=(T, B, I)))
+    zeros = nn.Recurrent(module, I, H)(x)[0]
+    start = np.random.default_rng(4).normal(size=(1, B, H))
+    np.testing.assert_allclose(
+        nn.Recurrent(module)(x, mt.tensor(start))[0].detach().numpy()[0],
+        zeros.detach().numpy()[0] + 0.5 * start[0],
+        atol=1e-14,
+    )
+
+
+def test_a_modules_sizes_are_the_layers():
+    layer = nn.Recurrent(nn.LSTMCell(I, H))
+    assert (layer.input_size, layer.hidden_size) == (I, H)
+    assert f"{I}, {H}" in repr(layer).splitlines()[1]
+    with pytest.raises(ValueError, match="input_size is 4"):
+        layer(mt.zeros((T, B, I + 1)))
+    given = nn.Recurrent(Leaky(False), I, H)
+    assert (given.input_size, given.hidden_size) == (I, H)
+    assert (nn.Recurrent(Leaky(False)).input_size, nn.Recurrent(Pair(True)).hidden_size) == (
+        None,
+        None,
+    )
+
+
 def test_a_module_makes_one_layer_in_one_direction():
-    for options in ({"num_layers": 2}, {"bidirectional": True}, {"dropout": 0.1}):
+    for options in (
+        {"num_layers": 2},
+        {"bidirectional": True},
+        {"dropout": 0.1},
+        {"recurrent_dropout": 0.1},
+    ):
         with pytest.raises(ValueError, match="one layer in one direction"):
             nn.Recurrent(Leaky(False), I, H, **options)
     with pytest.raises(TypeError, match="no method step"):
@@ -247,27 +337,6 @@ def test_dropout_acts_between_layers_and_only_in_training():
     )
 
 
-def test_recurrent_dropout_is_one_mask_for_the_sequence():
-    generator = mt.Generator(3)
-    layer = nn.RNN(I, H, recurrent_dropout=0.5, dtype="float64", generator=generator)
-    x = np.random.default_rng(0).normal(size=(T, B, I))
-    before = generator.get_state()
-    output, _ = layer(mt.tensor(x))
-    generator.set_state(before)
-    mask = generator.bernoulli(0.5, (B, H), "float64") / 0.5
-    assert set(np.unique(mask)) == {0.0, 2.0}
-    weights = arrays_of(layer)
-    h = np.zeros((B, H))
-    for t in range(T):
-        h = np.tanh(
-            x[t] @ weights["weight_ih_l0"].T
-            + weights["bias_ih_l0"]
-            + (h * mask) @ weights["weight_hh_l0"].T
-            + weights["bias_hh_l0"]
-        )
-        np.testing.assert_allclose(output.detach().numpy()[t], h, atol=1e-13)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_dropout_of_everything_leaves_feed_forward_products(kind):
     layer = build(kind, recurrent_dropout=1.0)
@@ -293,7 +362,10 @@ def test_wrong_shapes_are_refused_and_named():
     cases = [
         (lambda: layer(mt.zeros((T, B, I + 1))), r"input_size is 4.*\(T, B, I\).*\(5, 3, 5\)"),
         (lambda: layer(mt.zeros((T,))), r"\(T, I\) for one sequence"),
+        (lambda: layer(mt.zeros((T, B, 1, I))), r"got shape \(5, 3, 1, 4\)"),
         (lambda: layer(mt.zeros((0, B, I))), "at least one step"),
+        (lambda: layer(mt.zeros((T, 0, I))), "at least one step and one sequence"),
+        (lambda: layer(mt.zeros((0, I))), "at least one step"),
         (lambda: layer(x, good), r"a tuple \(h, c\); got one tensor"),
         (lambda: layer(x, (good,)), "got a tuple of 1"),
         (lambda: layer(x, (good, mt.zeros((2, H, B)))), r"value 1 .* \(2, 3, 2\), got \(2, 2, 3\)"),
@@ -303,7 +375,12 @@ def test_wrong_shapes_are_refused_and_named():
         (lambda: layer(x, lengths=[0, 5, 2]), r"lengths\[0\] is 0"),
         (lambda: nn.GRU(I, H)(x, (good, good)), r"one tensor \(h\); got a tuple of 2"),
         (lambda: nn.RNNCell(I, H)(mt.zeros((B, H))), r"\(B, 4\)"),
+        (lambda: nn.RNNCell(I, H)(mt.zeros((T, B, I))), r"got shape \(5, 3, 4\)"),
         (lambda: nn.LSTMCell(I, H)(mt.zeros((B, I)), mt.zeros((B, H))), r"a tuple \(h, c\)"),
+        (lambda: nn.LSTMCell(I, H)(mt.zeros((B, I)), (mt.zeros((B, H)),)), r"a tuple \(h, c\)"),
+        (lambda: nn.LSTMCell(I, H)(mt.zeros(I), (mt.zeros(H),) * 3), r"a tuple \(h, c\)"),
+        (lambda: nn.GRUCell(I, H)(mt.zeros(I), (mt.zeros(H),)), "one tensor h, got tuple"),
+        (lambda: nn.GRUCell(I, H)(mt.zeros(I), [mt.zeros(H)]), "one tensor h, got list"),
         (lambda: nn.GRUCell(I, H)(mt.zeros((B, I)), mt.zeros((B, I))), r"\(3, 2\), got \(3, 4\)"),
     ]
     for call, message in cases:
@@ -344,6 +421,54 @@ def test_unknown_variants_are_refused():
         nn.GRU(I, H, reset="never")
     with pytest.raises(ValueError, match="bias must be"):
         nn.GRUCell(I, H, bias="both")
+
+
+@pytest.mark.parametrize("bias", [True, False, "single"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_single_steps_start_with_the_weights_of_the_layer(kind, bias):
+    """Names, order and numbers, all from one seed."""
+    layer = build(kind, bias=bias, generator=mt.Generator(5))
+    step = build_cell(kind, bias=bias, generator=mt.Generator(5))
+    biases = {True: ["bias_ih", "bias_hh"], False: [], "single": ["bias_ih"]}[bias]
+    assert [name for name, _ in step.named_parameters()] == ["weight_ih", "weight_hh", *biases]
+    for (name, a), (other, b) in zip(
+        layer.named_parameters(), step.named_parameters(), strict=True
+    ):
+        assert name == f"{other}_l0"
+        np.testing.assert_array_equal(a.data, b.data)
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_both_biases_are_the_default(kind):
+    wanted = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    assert [name for name, _ in kind(I, H).named_parameters()] == wanted
+    assert kind(I, H).weight_ih.dtype == np.float32
+
+
+def test_arrays_tensors_and_lists_are_taken_alike():
+    layer = build("lstm", num_layers=2)
+    rng = np.random.default_rng(0)
+    x, state, lengths = rng.normal(size=(T, B, I)), draw_state(layer, rng), [5, 2, 4]
+    expected = layer(mt.tensor(x), as_state(state), lengths)[0].detach().numpy()
+    for given_state in (list(as_state(state)), list(state), state):
+        for given_lengths in (lengths, np.array(lengths, np.uint8), mt.tensor(lengths)):
+            for given_x in (x, mt.tensor(x)):
+                output = layer(given_x, given_state, given_lengths)[0]
+                np.testing.assert_array_equal(output.detach().numpy(), expected)
+    step = nn.LSTMCell(I, H, dtype="float64")
+    pair = [mt.tensor(value[0]) for value in state]
+    for a, b in zip(step(mt.tensor(x[0]), pair), step(mt.tensor(x[0]), tuple(pair)), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_dropout_nothing_is_drawn(kind):
+    before = mt.default_generator().get_state()
+    layer = build(kind, num_layers=2, generator=mt.Generator(0))
+    layer(mt.ones((T, B, I), dtype="float64"))
+    layer.dropout = layer.recurrent_dropout = 0.5
+    layer.eval()(mt.ones((T, B, I), dtype="float64"))
+    assert mt.default_generator().get_state() == before
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -422,6 +547,7 @@ class Careless(nn.Module):
     [
         (lambda x, a, b: a, "a Tensor"),
         (lambda x, a, b: (a, b, a), "3 values"),
+        (lambda x, a, b: (a,), "1 values"),
         (lambda x, a, b: (x, (a,)), "2 values"),
         (lambda x, a, b: (x, x, (a, b)), "3 values"),
         (lambda x, a, b: None, "a NoneType"),

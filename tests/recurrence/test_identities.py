@@ -85,29 +85,50 @@ def results(pair):
     return (output, *parts(state))
 
 
-@given(kind=kinds, seed=seeds, bias=st.sampled_from([True, False, "single"]))
-def test_a_layer_is_the_loop_over_its_cell(kind, seed, bias):
-    """Written out: two products in every step, and the cell's equations on their sum."""
-    scene = Scene(kind, seed, bias=bias)
-    layer = scene.layer
+def written_out(kind, layer, x, state, mask=1.0):
+    """The loop over a cell's equations: two products in every step, the state's behind a mask."""
     w_ih, w_hh = layer.weight_ih_l0, layer.weight_hh_l0
     b_ih = getattr(layer, "bias_ih_l0", 0.0)
     b_hh = getattr(layer, "bias_hh_l0", None)
     b_hh = mt.zeros(len(w_hh), dtype="float64") if b_hh is None else b_hh
     per_unit = {name: getattr(layer, f"{name}_l0") for name in layer.cell.per_unit}
-    state, outputs = [value[0] for value in parts(scene.state)], []
+    state, outputs = [value[0] for value in parts(state)], []
     for t in range(T):
-        from_x, h = scene.x[t] @ w_ih.T + b_ih, state[0]
+        from_x, seen = x[t] @ w_ih.T + b_ih, state[0] * mask
         if kind == "gru_before":
-            both = mt.sigmoid(from_x + h @ w_hh.T + b_hh)
+            both = mt.sigmoid(from_x + seen @ w_hh.T + b_hh)
             r, z = both[:, :H], both[:, H : 2 * H]
-            n = mt.tanh(from_x[:, 2 * H :] + (r * h) @ w_hh[2 * H :].T + b_hh[2 * H :])
-            state = [(1 - z) * n + z * h]
+            n = mt.tanh(from_x[:, 2 * H :] + (r * seen) @ w_hh[2 * H :].T + b_hh[2 * H :])
+            state = [(1 - z) * n + z * state[0]]
         else:
-            state = layer.cell.step(from_x, h @ w_hh.T + b_hh, state, per_unit)
+            state = layer.cell.step(from_x, seen @ w_hh.T + b_hh, state, per_unit)
         outputs.append(state[0])
-    theirs = (mt.stack(outputs), *[mt.expand_dims(value, 0) for value in state])
-    ours = results(layer(scene.x, scene.state))
+    return (mt.stack(outputs), *[mt.expand_dims(value, 0) for value in state])
+
+
+@given(kind=kinds, seed=seeds, bias=st.sampled_from([True, False, "single"]))
+def test_a_layer_is_the_loop_over_its_cell(kind, seed, bias):
+    scene = Scene(kind, seed, bias=bias)
+    ours = results(scene.layer(scene.x, scene.state))
+    theirs = written_out(kind, scene.layer, scene.x, scene.state)
+    agree(ours, theirs, scene.cotangents(ours), scene.leaves())
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_recurrent_dropout_is_one_mask_for_the_whole_sequence(kind, batch_first):
+    """On the state before its product, and nowhere else."""
+    generator = mt.Generator(3)
+    options = {"recurrent_dropout": 0.25, "generator": generator, "batch_first": batch_first}
+    scene = Scene(kind, 0, **options)
+    generator.manual_seed(4)
+    mask = generator.bernoulli(0.75, (B, H), "float64") / 0.75
+    assert set(np.unique(mask)) == {0.0, 1 / 0.75}
+    generator.manual_seed(4)
+    output, *final = results(scene.layer(scene.x, scene.state))
+    ours = (output.swapaxes(0, 1) if batch_first else output, *final)
+    x = scene.x.swapaxes(0, 1) if batch_first else scene.x
+    theirs = written_out(kind, scene.layer, x, scene.state, mask)
     agree(ours, theirs, scene.cotangents(ours), scene.leaves())
 
 
