@@ -51,8 +51,8 @@ class Tests:
     """What is known of the tests from a survey, and from the mutants they have killed."""
 
     def __init__(self, found: dict[str, Any]) -> None:
-        failing = set(found["failed"])
-        self.tests = [test for test in found["tests"] if test["id"] not in failing]
+        self.failing = set(found["failed"])
+        self.tests = [test for test in found["tests"] if test["id"] not in self.failing]
         self.seconds = {test["id"]: test["seconds"] for test in self.tests}
         self.at_import = {file: set(lines) for file, lines in found["at_import"].items()}
         self._by_line = self._sorted_in("lines")
@@ -507,7 +507,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"Python {platform.python_version()}: {len(todo)} mutants tried in {minutes:.0f} minutes"
         f"{f', {len(tried) - len(todo)} taken over from before' if len(todo) < len(tried) else ''}."
         f" A property test runs {EXAMPLES} examples, the same ones each time; a mutant that has "
-        f"seen {ENOUGH:.0f} seconds of tests pass has survived."
+        f"seen {ENOUGH:.0f} seconds of tests pass has survived. {len(known_tests.tests)} tests are "
+        f"the judges; {len(known_tests.failing)} are not, because they need Hypothesis to shrink."
     )
     text, reached = report(tried, sources, results.found, equivalents(options.equivalents), about)
     print(text)
