@@ -578,6 +578,14 @@ def test_where_the_formula_is_not_finite_nothing_is_said():
 
     check_optimizer(Sign, sign)
 
+    def half_known(weight, gradients):
+        """Not finite where the last gradient is positive; in a later step it may be again."""
+        return np.where(gradients[-1] > 0, np.nan, weight - 0.1 * sum(gradients))
+
+    check_optimizer(lambda ps: optim.SGD(ps, lr=0.1), half_known)
+    with pytest.raises(GradientError, match="wrong after step 1"):
+        check_optimizer(lambda ps: optim.SGD(ps, lr=0.1001), half_known)
+
 
 def test_the_same_seed_draws_the_same_numbers():
     reports = [check_optimizer(Adam, adam, rng=seed) for seed in (3, 3, 4)]
