@@ -7,8 +7,15 @@
     thorough    many examples: for an hour when the machine has nothing else to do
 """
 
+import gc
 import importlib.util
 import os
+import random
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 # Before NumPy is imported: arrays in tests are small, and threads would only get in each other's
 # way; figures are drawn without a window.
@@ -22,7 +29,8 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 import microtensor as mt  # noqa: E402
 from microtensor import backend as backends  # noqa: E402
-from microtensor import modes  # noqa: E402
+from microtensor import engine, modes  # noqa: E402
+from microtensor.declaration import REGISTRY  # noqa: E402
 
 # No deadlines: on a busy machine any example may be slow once. `too_slow` for the same reason.
 common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -45,40 +53,158 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+class Trace(NamedTuple):
+    """Something that a test may change for its own length, and no longer."""
+
+    name: str
+    read: Callable[[], Any]
+    put_back: Callable[[Any], Any] | None = None
+    # Libraries change it when they are imported: where that has happened, nobody is to blame.
+    by_imports: bool = False
+
+
 def _numpys_global_stream() -> tuple:
     kind, key, *rest = np.random.get_state()  # noqa: NPY002 - the very thing that must not move
     return (kind, key.tobytes(), *rest)
 
 
-def _switches() -> dict[str, object]:
-    return {
-        "the engine's mode (no_grad, detect_anomaly, observer)": modes.current.get(),
-        "the default backend (use_backend)": backends._default.get(),
-    }
+def _put_back_numpys_global_stream(was: tuple) -> None:
+    kind, key, *rest = was
+    np.random.set_state((kind, np.frombuffer(key, np.uint32), *rest))  # noqa: NPY002
+
+
+def _environment() -> dict[str, str]:
+    """Without what pytest itself notes there."""
+    return {name: os.environ[name] for name in os.environ if name != "PYTEST_CURRENT_TEST"}
+
+
+def _put_back_environment(was: dict[str, str]) -> None:
+    for name in _environment().keys() - was.keys():
+        del os.environ[name]
+    os.environ.update(was)
+
+
+def _put_back_registry(was: dict[str, Any]) -> None:
+    REGISTRY.clear()
+    REGISTRY.update(was)
+
+
+def _retained() -> set[int]:
+    """The results whose gradients `retain_grad` waits for; what only a cycle keeps dies now."""
+    if engine.retaining:
+        gc.collect()
+    return {id(place) for place in engine.retaining}
+
+
+# A fixture may throw these for a test (a backend to be the default); the test itself may not.
+AROUND_THE_CALL = [
+    Trace(
+        "the engine's mode (no_grad, detect_anomaly, observer)",
+        modes.current.get,
+        modes.current.set,
+    ),
+    Trace("the default backend (use_backend)", backends._default.get, backends._default.set),
+    Trace("NumPy's error state (np.errstate)", np.geterr, lambda was: np.seterr(**was)),
+    Trace("the garbage collector", gc.isenabled, lambda was: gc.enable() if was else gc.disable()),
+    Trace("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    Trace("tracing of allocations", tracemalloc.is_tracing, lambda was: tracemalloc.stop()),
+    Trace(
+        "NumPy's global random stream (draw from mt.Generator)",
+        _numpys_global_stream,
+        _put_back_numpys_global_stream,
+    ),
+    Trace(
+        "Python's global random stream (draw from mt.Generator)",
+        random.getstate,
+        random.setstate,
+        by_imports=True,
+    ),
+    # pytest puts the filters back itself, after every test.
+    Trace("the warnings filters", lambda: list(warnings.filters), by_imports=True),
+]
+# These may be changed by a test whose fixtures put them back (monkeypatch, `registry`).
+AROUND_THE_TEST = [
+    Trace("the environment (os.environ)", _environment, _put_back_environment, by_imports=True),
+    Trace("the registry of operations", lambda: dict(REGISTRY), _put_back_registry),
+    Trace("results with retain_grad that are still alive", _retained),
+]
+
+
+def _read(traces: list[Trace]) -> list[Any]:
+    return [len(sys.modules), *[trace.read() for trace in traces]]
+
+
+def _put_back(traces: list[Trace], before: list[Any]) -> list[str]:
+    """What has changed; it is put back, so that no other test suffers."""
+    changed = []
+    imported = len(sys.modules) != before[0]
+    for trace, was in zip(traces, before[1:], strict=True):
+        now = trace.read()
+        if now != was and not (trace.by_imports and imported):
+            changed.append(f"{trace.name}: {_difference(was, now)}")
+            if trace.put_back is not None:
+                trace.put_back(was)
+    return changed
+
+
+def _difference(was: Any, now: Any) -> str:
+    if isinstance(was, dict) and isinstance(now, dict):
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+        return f"{', '.join(sorted(names))} changed"
+    if isinstance(was, (tuple, list, set)) and not hasattr(was, "_fields"):
+        return "changed"  # long, and nothing to be read
+    return f"{was!r} before, {now!r} after"
+
+
+def _fail(changed: list[str]) -> None:
+    if changed:
+        pytest.fail("this test leaves traces:\n  " + "\n  ".join(changed), pytrace=False)
+
+
+@pytest.fixture
+def registry():
+    """Operations that a test declares are forgotten after it."""
+    before = dict(REGISTRY)
+    yield
+    _put_back_registry(before)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
-    """Fail a test that leaves a switch of microtensor thrown, or moves NumPy's global stream.
+    """Fail a test that leaves a switch of microtensor thrown, moves a global stream, and the like.
 
     A hook rather than a fixture, so that it also surrounds property tests, and so that fixtures
     that throw a switch for the length of a test (a parametrised backend) are no leak.
     """
     mt.manual_seed(0)  # no test depends on which ran before
-    switches, stream = _switches(), _numpys_global_stream()
+    before = _read(AROUND_THE_CALL)
+    changed: list[str] = []
     try:
         result = yield
     finally:
-        leaked = [
-            f"{name}: {was!r} before, {_switches()[name]!r} after"
-            for name, was in switches.items()
-            if _switches()[name] != was
-        ]
-        mode, default = switches.values()
-        modes.current.set(mode)
-        backends._default.set(default)
-        if _numpys_global_stream() != stream:
-            leaked.append("NumPy's global random stream has moved; draw from mt.Generator")
-    if leaked:
-        pytest.fail("this test leaves traces:\n  " + "\n  ".join(leaked), pytrace=False)
+        changed = _put_back(AROUND_THE_CALL, before)
+    _fail(changed)
+    return result
+
+
+_before = pytest.StashKey[list[Any]]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item):
+    """Remember what is to be as it was when the test and its fixtures are through."""
+    item.stash[_before] = _read(AROUND_THE_TEST)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item):
+    """Fail a test that, with its fixtures, leaves traces."""
+    changed: list[str] = []
+    try:
+        result = yield
+    finally:
+        if _before in item.stash:  # else its setup has not begun
+            changed = _put_back(AROUND_THE_TEST, item.stash[_before])
+    _fail(changed)
     return result

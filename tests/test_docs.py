@@ -9,11 +9,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 
 
+@pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_snippets_run_and_print_what_the_page_shows(name):
     check_page((ROOT / name).read_text(encoding="utf-8"), name)
 
 
+@pytest.mark.usefixtures("registry")
 def test_the_readme_has_a_tour_that_is_run():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     assert check_page(page, "README.md") >= 1

@@ -46,6 +46,7 @@ def test_float64_stays_and_wins(operation):
     assert operation(mt.ones(2, dtype=np.float64), mt.tensor([1, 2])).dtype == np.float64
 
 
+@pytest.mark.usefixtures("registry")
 def test_an_operation_with_several_results_may_broadcast():
     @mt.primitive(broadcasts=True)
     def both(xp, a, b):

@@ -20,6 +20,8 @@ import microtensor as mt
 from microtensor import modes, nn, optim
 from microtensor.declaration import REGISTRY, Node
 
+pytestmark = pytest.mark.usefixtures("registry")
+
 RNG = np.random.Generator(np.random.Philox(31))
 
 
@@ -28,14 +30,6 @@ def no_collector():
     gc.disable()
     yield
     gc.enable()
-
-
-@pytest.fixture(autouse=True)
-def registry():
-    before = dict(REGISTRY)
-    yield
-    REGISTRY.clear()
-    REGISTRY.update(before)
 
 
 def nodes():
