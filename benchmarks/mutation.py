@@ -32,7 +32,7 @@ EQUIVALENTS = ROOT / "benchmarks" / "mutation_equivalents.toml"
 STATE = Path("runs") / "mutation"  # relative to the root: nothing there is kept in Git
 TESTS = ("engine", "nn", "ops", "optim", "programs", "recurrence", "testing")
 EXAMPLES = 10
-ENOUGH = 20.0  # seconds of processor time for one mutant: tests beyond that are not run
+ENOUGH = 10.0  # seconds of processor time for one mutant: tests beyond that are not run
 
 # Which files belong together, and how many of their mutants must die.
 GROUPS = [
