@@ -602,5 +602,7 @@ def test_calls_that_make_no_sense_are_refused():
         ValueError, match=r"shape \(3, 2\) the formula returned one of shape \(2,\)"
     ):
         check_optimizer(Momentum, lambda weight, gradients: weight[0], shapes=[(3, 2)])
+    with pytest.raises(ValueError, match="not int64"):
+        check_optimizer(Momentum, momentum, dtype=int)
     with pytest.raises(ZeroDivisionError):  # what the optimizer itself raises comes through
         check_optimizer(lambda ps: 1 / 0, momentum)
