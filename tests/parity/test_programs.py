@@ -102,7 +102,8 @@ class Theirs(Machine):
 
 def with_zeros(gradients, values):
     """As arrays; where there is no gradient, or no derivative of one, it is zero."""
-    arrays = [None if g is None else g.detach().numpy() for g in gradients]
+    host = {mt.Tensor: lambda g: g.data, torch.Tensor: lambda g: g.numpy(force=True)}
+    arrays = [None if g is None else host[type(g)](g) for g in gradients]
     pairs = zip(arrays, values, strict=True)
     return [np.zeros(tuple(v.shape)) if a is None else a for a, v in pairs]
 

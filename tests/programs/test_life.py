@@ -355,9 +355,9 @@ def profile(divisor):
 
 
 TestLife = Life.TestCase
-TestLife.settings = profile(1)
+TestLife.settings = profile(2)
 TestLifeInTheCage = LifeInTheCage.TestCase
-TestLifeInTheCage.settings = profile(2)
+TestLifeInTheCage.settings = profile(4)
 
 
 # -- the machine itself
