@@ -1,1 +1,1 @@
-from backends import backend  # noqa: F401  (fixture)
+from backends import backend, device  # noqa: F401  (fixtures)

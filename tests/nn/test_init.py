@@ -73,6 +73,71 @@ def test_orthogonal_prefers_no_sign():
     assert 60 < signs.count(1.0) < 140
 
 
+# What each function draws, as (what the generator gives) * factor + shift; of shape (6, 4, 5),
+# where fan_in is 4 * 5 and fan_out 6 * 5. With the defaults, and with every argument given.
+DRAWN = [
+    (init.uniform_, {}, "uniform", 1.0, 0.0),
+    (init.uniform_, {"a": -3.0, "b": 1.0}, "uniform", 4.0, -3.0),
+    (init.normal_, {}, "normal", 1.0, 0.0),
+    (init.normal_, {"mean": 5.0, "std": 0.5}, "normal", 0.5, 5.0),
+    (init.xavier_uniform_, {}, "symmetric", math.sqrt(6 / 50), 0.0),
+    (init.xavier_uniform_, {"gain": 3.0}, "symmetric", 3 * math.sqrt(6 / 50), 0.0),
+    (init.xavier_normal_, {}, "normal", math.sqrt(2 / 50), 0.0),
+    (init.xavier_normal_, {"gain": 3.0}, "normal", 3 * math.sqrt(2 / 50), 0.0),
+    (init.kaiming_uniform_, {}, "symmetric", math.sqrt(3 * 2 / 20), 0.0),
+    (init.kaiming_uniform_, {"a": 2.0}, "symmetric", math.sqrt(3 * 2 / 5 / 20), 0.0),
+    (init.kaiming_uniform_, {"mode": "fan_out"}, "symmetric", math.sqrt(3 * 2 / 30), 0.0),
+    (init.kaiming_uniform_, {"nonlinearity": "linear"}, "symmetric", math.sqrt(3 / 20), 0.0),
+    (init.kaiming_normal_, {}, "normal", math.sqrt(2 / 20), 0.0),
+    (init.kaiming_normal_, {"a": 2.0}, "normal", math.sqrt(2 / 5 / 20), 0.0),
+    (init.kaiming_normal_, {"mode": "fan_out"}, "normal", math.sqrt(2 / 30), 0.0),
+    (init.kaiming_normal_, {"nonlinearity": "tanh"}, "normal", 5 / 3 / math.sqrt(20), 0.0),
+]
+
+
+@pytest.mark.parametrize(("fill", "options", "kind", "factor", "shift"), DRAWN)
+def test_every_number_is_the_generators_scaled(fill, options, kind, factor, shift):
+    shape, seed = (6, 4, 5), 11
+    got = fill(mt.zeros(shape, dtype="float64"), **options, generator=mt.Generator(seed)).numpy()
+    if kind == "normal":
+        drawn = mt.Generator(seed).normal(shape, "float64")
+    else:
+        low = 0.0 if kind == "uniform" else -1.0
+        drawn = mt.Generator(seed).uniform(low, 1.0, shape, "float64")
+    np.testing.assert_allclose(got, factor * drawn + shift, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gain"),
+    [
+        (("linear",), 1.0),
+        (("sigmoid",), 1.0),
+        (("tanh",), 5 / 3),
+        (("relu",), math.sqrt(2)),
+        (("selu",), 3 / 4),
+        (("leaky_relu",), math.sqrt(2 / (1 + 0.01**2))),
+        (("leaky_relu", 0.0), math.sqrt(2)),
+        (("leaky_relu", 1.0), 1.0),
+        (("leaky_relu", -3.0), math.sqrt(1 / 5)),
+    ],
+)
+def test_gains(arguments, gain):
+    assert init.calculate_gain(*arguments) == pytest.approx(gain, rel=1e-14)
+
+
+def test_arrays_are_filled_where_they_are(backend):
+    for dtype in ("float32", "float64"):
+        with backend():
+            tensor = mt.zeros((3, 2), dtype=dtype, requires_grad=True)
+        array = tensor.data
+        for fill in (init.uniform_, init.orthogonal_, init.xavier_normal_, init.ones_):
+            assert fill(tensor) is tensor
+            assert tensor.data is array
+            assert array.dtype == dtype
+        assert backend.host(tensor).tolist() == [[1.0, 1.0]] * 3
+        assert tensor.requires_grad
+
+
 def test_constants():
     assert np.all(init.constant_(mt.zeros((2, 3)), 0.25).numpy() == 0.25)
     assert np.all(init.ones_(mt.zeros(3)).numpy() == 1)
@@ -94,6 +159,8 @@ def test_faults_are_refused():
         init.orthogonal_(mt.zeros(3))
     with pytest.raises(ValueError, match="mode must be"):
         init.kaiming_normal_(mt.zeros((2, 2)), mode="fan")
+    with pytest.raises(ValueError, match=r"known activations: leaky_relu, linear, relu, selu"):
+        init.calculate_gain("swish")
     with pytest.raises(ValueError, match="no gain for 'swish'"):
         init.kaiming_normal_(mt.zeros((2, 2)), nonlinearity="swish")
     with pytest.raises(ValueError, match="leaf"):

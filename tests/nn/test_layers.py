@@ -92,6 +92,28 @@ def test_embedding_accepts_arrays_lists_and_small_integers():
     assert layer(3).shape == (2,)
 
 
+def test_embedding_takes_indices_from_anywhere(backend):
+    with backend():
+        layer = nn.Embedding(5, 2, padding_idx=3, dtype="float64")
+    host_indices = np.array([[1, 3], [4, 3]])
+    for indices in (host_indices, host_indices.tolist(), backend.tensor(host_indices)):
+        rows = layer(indices)
+        np.testing.assert_array_equal(backend.host(rows), backend.host(layer.weight)[host_indices])
+        layer.zero_grad()
+        rows.sum().backward()
+        assert backend.host(layer.weight.grad)[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("padding", [-5, -4, -1, 0, 4])
+def test_the_row_of_padding_counts_from_either_end(padding):
+    weight = mt.tensor(np.ones((5, 2)), requires_grad=True)
+    F.embedding(np.arange(5), weight, padding).sum().backward()
+    assert [i for i in range(5) if not weight.grad.numpy()[i].any()] == [padding % 5]
+    for outside in (5, -6):
+        with pytest.raises(IndexError, match=f"padding_idx {outside} is out of range for 5"):
+            F.embedding(np.arange(5), weight, outside)
+
+
 def test_embedding_refuses_what_is_out_of_range():
     layer = nn.Embedding(5, 2)
     with pytest.raises(IndexError, match=r"index 5 at position \(1, 0\).*0, ..., 4"):
@@ -153,6 +175,21 @@ def test_dropout_draws_from_the_default_generator_and_keeps_float32():
     np.testing.assert_array_equal(host(F.dropout(x, 0.5)), host(first))
     assert first.dtype == np.float32
     assert not np.array_equal(host(F.dropout(x, 0.5)), host(first))
+
+
+def test_dropout_of_nothing_draws_nothing():
+    x, generator = mt.ones(5), mt.Generator(0)
+    before = generator.get_state()
+    assert F.dropout(x, 0.0, True, generator) is x
+    assert F.dropout(x, 0.5, False, generator) is x
+    assert generator.get_state() == before
+    F.dropout(x, 0.5, True, generator)
+    assert generator.get_state() != before
+    # Halves are kept or zeroed by default.
+    mt.manual_seed(1)
+    default = F.dropout(mt.ones(1000)).numpy()
+    assert set(np.unique(default)) == {0.0, 2.0}
+    assert set(np.unique(nn.Dropout()(mt.ones(1000)).numpy())) == {0.0, 2.0}
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])

@@ -63,6 +63,20 @@ def test_a_missing_attribute_raises_and_suggests():
     with pytest.raises(AttributeError, match=r"no attribute 'zzzzz'$"):
         model.zzzzz  # noqa: B018
     assert not hasattr(model, "__array_interface__")
+    # The first three letters or the last four are enough, and fewer are not.
+    for name, hint in (
+        ("secXYZ", "'second'"),
+        ("secXnd", "'second'"),
+        ("aaahird", "'third'"),
+        ("seXYZ", None),
+        ("aaaird", None),
+        ("fi", None),
+    ):
+        with pytest.raises(AttributeError) as caught:
+            getattr(model, name)
+        end = f"; did you mean {hint}?" if hint else ""
+        assert str(caught.value) == f"Small has no attribute {name!r}{end}"
+        assert (caught.value.name, caught.value.obj) == (name, model)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +204,31 @@ def test_astype_converts_parameters_buffers_and_gradients_in_place():
         model.astype("int32")
 
 
+def test_to_moves_parameters_buffers_and_gradients(device):
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_buffer("steps", mt.tensor([1, 2]))
+    model.register_buffer("nothing", None)
+    weight, before = model[0].weight, model.state_dict()
+    model(mt.ones((1, 2))).sum().backward()
+    gradient = weight.grad.numpy()
+    assert model.to(device.name) is model
+    assert model[0].weight is weight
+    assert {t.backend for t in (weight, weight.grad, model.steps)} == {device.name}
+    np.testing.assert_array_equal(device.host(weight.grad), gradient)
+    array = weight.data
+    assert model.to(device.name)[0].weight.data is array  # it is there already
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(device.host(value), before[name].numpy())
+    model.load_state_dict({name: 2 * value.numpy() for name, value in before.items()})
+    np.testing.assert_array_equal(device.host(weight), 2 * before["0.weight"].numpy())
+    other = nn.Sequential(nn.Linear(2, 2))
+    other.register_buffer("steps", mt.tensor([0, 0]))
+    other.load_state_dict(model.state_dict())  # from the device to the host
+    assert other.steps.numpy().tolist() == [2, 4]
+    assert [name for name, _ in model.named_buffers()] == ["steps"]
+    assert model.to("numpy")[0].weight.backend == "numpy"
+
+
 def test_to_moves_and_refuses_an_unknown_backend():
     layer = nn.Linear(2, 2)
     assert layer.to("numpy") is layer
@@ -208,6 +247,50 @@ def test_repr_is_nested():
         "  )\n"
         ")"
     )
+
+
+def test_repr_shows_sizes_before_the_modules_inside():
+    assert repr(nn.Recurrent(nn.RNNCell(4, 2))) == (
+        "Recurrent(\n  4, 2\n  (cell): RNNCell(4, 2)\n)"
+    )
+
+
+def test_names_begin_with_a_prefix_if_one_is_given():
+    model = nn.Sequential(nn.Tanh(), nn.Sequential(nn.ReLU()))
+    assert [name for name, _ in model.named_modules("net")] == [
+        "net",
+        "net.0",
+        "net.1",
+        "net.1.0",
+    ]
+
+
+@pytest.mark.parametrize("value", [np.ones(2, bool), np.ones(2, np.uint8), [1, 0], mt.ones(2)])
+def test_real_numbers_of_any_type_are_loaded(value):
+    model = nn.Module()
+    model.weight = nn.Parameter(np.zeros(2))
+    model.load_state_dict({"weight": value})
+    assert model.weight.data.tolist() == np.asarray(value, float).tolist()
+
+
+@pytest.mark.parametrize("value", [np.ones(2, complex), np.array(["a", "b"]), None, [[1], [1, 2]]])
+def test_what_is_no_array_of_real_numbers_is_not_loaded(value):
+    model = nn.Module()
+    model.weight = nn.Parameter(np.zeros(2))
+    with pytest.raises(nn.StateDictError, match="weight: not an array of real numbers"):
+        model.load_state_dict({"weight": value})
+
+
+def test_buffers_are_tensors():
+    model = nn.Module()
+    with pytest.raises(TypeError, match="buffer 'table' must be a tensor or None"):
+        model.register_buffer("table", np.ones(2))
+    model.register_buffer("table", None)
+    assert model.table is None
+    assert list(model.state_dict()) == []
+    model.register_buffer("table", mt.ones(2))
+    assert list(model.state_dict()) == ["table"]
+    assert list(model.parameters()) == []
 
 
 def test_module_list_is_a_list():
