@@ -37,12 +37,13 @@ class Evidence(NamedTuple):
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two arrays agree to a few digits of the larger of their numbers."""
+    """Whether the numbers of two arrays agree to a few digits, each of them."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.size == 0:
         return False
-    size = max(float(np.max(np.abs(a))), float(np.max(np.abs(b))))
-    return size > 0 and bool(np.max(np.abs(a - b)) <= _SAME * size)
+    sizes = np.maximum(np.abs(a), np.abs(b))
+    size = float(np.max(sizes))
+    return size > 0 and bool(np.all(np.abs(a - b) <= _SAME * sizes + 1e-9 * size))
 
 
 def guess(evidence: Evidence) -> Guess:
@@ -81,12 +82,16 @@ def _nothing(e: Evidence) -> Guess | None:
 
 def _rounded(e: Evidence) -> Guess | None:
     size = float(np.max(np.abs(e.numeric), initial=0))
-    error = float(np.max(np.abs(e.analytic - e.numeric), initial=0))
-    if not 1e-10 * size < error < 1e-6 * size:
+    if not size:
+        return None
+    error = float(
+        np.max(np.abs(e.analytic - e.numeric) / np.maximum(np.abs(e.numeric), 1e-12 * size))
+    )
+    if not 1e-10 < error < 1e-6:
         return None
     return Guess(
         "precision",
-        f"It is right to {error / size:.0e} of its largest number: that is float32's precision. "
+        f"Every number is right to {error:.0e}: that is float32's precision. "
         "Something on the way computes in float32, or holds a constant of that precision.",
     )
 
@@ -99,7 +104,7 @@ def _constant_ratio(e: Evidence) -> Guess | None:
     if not total:
         return None
     ratio = float(np.sum(analytic * numeric)) / total
-    if abs(ratio) < 1e-3 or abs(ratio - 1) < 1e-9 or not same(analytic, ratio * numeric):
+    if abs(ratio) < 1e-3 or abs(ratio - 1) < _SAME or not same(analytic, ratio * numeric):
         return None
     if abs(ratio + 1) < _SAME:
         return Guess("sign", "Everywhere the ratio is -1: the sign is wrong.")
@@ -216,6 +221,8 @@ def _signs(e: Evidence) -> Guess | None:
     if not same(np.abs(e.analytic), np.abs(e.numeric)):
         return None
     count = int(np.sum(e.analytic * e.numeric < 0))
+    if not count:
+        return None
     return Guess(
         "sign", f"At {count} of {e.analytic.size} numbers the sign is wrong; right elsewhere."
     )

@@ -55,7 +55,7 @@ class Problem:
         self.sizes = [point.size for point in self.points]
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(int)
         self.x = _joined(self.points)
-        self.scale = np.maximum(1.0, np.abs(self.x))
+        self.scale = np.where(np.isfinite(self.x), np.maximum(1.0, np.abs(self.x)), 1.0)
         self.v = [np.asarray(host(v), np.float64) for v in cotangents]
         self.working: np.dtype[Any] = np.dtype(np.float64)
         self.value = [np.asarray(host(y), np.float64) for y in outputs]
@@ -68,6 +68,7 @@ class Problem:
         self.size = sum(
             float(np.sum(np.abs(v * y))) for v, y in zip(self.v, self.value, strict=True)
         )
+        self.weight = max([float(np.max(np.abs(v), initial=0)) for v in self.v], default=0.0)
 
     def _find_working_dtype(self) -> None:
         """float64, unless the function then still answers in float32."""
@@ -134,6 +135,31 @@ class Problem:
             return None
         return Sides(self, t, ends, (found[0], found[1]))
 
+    def interval(self, u: np.ndarray) -> tuple[float, float, float, float]:
+        """Both ends of what a derivative along u may be at a kink; and from left and right.
+
+        The ends add up the lesser, and the greater, one-sided derivatives of each output.
+        """
+        t = 8 * self.step
+        found = [
+            [self.at(self.rounded(self.x + k * t * u)) for k in (sign, 2 * sign)]
+            for sign in (-1, 1)
+        ]
+        sums = [0.0, 0.0, 0.0, 0.0]
+        if any(outputs is None for pair in found for outputs in pair):
+            return -math.inf, math.inf, math.nan, math.nan
+        for i, (v, m) in enumerate(zip(self.v, self.value, strict=True)):
+            slopes = []
+            for sign, (near, far) in zip((-1, 1), found, strict=True):
+                assert near is not None
+                assert far is not None
+                # Twice the near quotient less the far one: the leading error is gone.
+                slopes.append(sign * v * (4 * (near[i] - m) - (far[i] - m)) / (2 * t))
+            left, right = slopes
+            parts = (np.minimum(left, right), np.maximum(left, right), left, right)
+            sums = [total + float(np.sum(part)) for total, part in zip(sums, parts, strict=True)]
+        return sums[0], sums[1], sums[2], sums[3]
+
     @property
     def step(self) -> float:
         """Where the errors of a central difference, curvature and rounding, are about equal."""
@@ -141,8 +167,7 @@ class Problem:
 
     def rounding(self, u: np.ndarray) -> float:
         """What rounding alone may add to a derivative along u, in the gradient's own precision."""
-        many = math.sqrt(float(np.sum((u / self.scale) ** 2)))
-        return _ROUNDINGS * self.precision * self.size * many
+        return _ROUNDINGS * self.precision * self.size * norm(u / self.scale)
 
     def unit(self, n: int) -> np.ndarray:
         """The direction of one number."""
@@ -185,26 +210,39 @@ class Sides:
         # is further off, curvature does not cancel.
         sizes = [np.maximum(np.abs(m), np.maximum(np.abs(a), np.abs(b))) for _, a, b, m in pairs]
         rounding = sum(
-            float(np.sum(np.abs(c) * size * (a != b)))
-            for (c, a, b, _), size in zip(pairs, sizes, strict=True)
+            float(np.sum(np.abs(c) * size * ((a != m) | (b != m))))
+            for (c, a, b, m), size in zip(pairs, sizes, strict=True)
         )
         self.noise = problem.eps * (4 * rounding + abs(self.forward - self.back) / t) / t
 
     def gap(self, g: np.ndarray) -> float:
         """The derivative along the line by the gradient g, minus the central difference."""
-        return (slope(g, self.ends[0] - self.ends[1]) - self.rise) / (2 * self.t)
+        return (slope(g, _way(self.ends[1], self.ends[0])) - self.rise) / (2 * self.t)
 
     def slopes(self, g: np.ndarray) -> tuple[float, float]:
         """The difference quotients to the left and right, each less what g says."""
         x = self.problem.x
-        right = self.forward - slope(g, self.ends[0] - x)
-        left = self.back - slope(g, x - self.ends[1])
+        right = self.forward - slope(g, _way(x, self.ends[0]))
+        left = self.back - slope(g, _way(self.ends[1], x))
         return left / self.t, right / self.t
+
+
+def _way(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """From one point to another; numbers that are infinite stay where they are."""
+    return np.where(np.isfinite(start), end - start, 0.0)
 
 
 def slope(g: np.ndarray, u: np.ndarray) -> float:
     """The derivative along u that the gradient g says."""
     return float(np.sum(g * u))
+
+
+def norm(u: np.ndarray) -> float:
+    """The Euclidean length, also of numbers whose squares overflow."""
+    largest = float(np.max(np.abs(u), initial=0))
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * math.sqrt(float(np.sum((u / largest) ** 2)))
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -230,10 +268,15 @@ class Estimate:
         self.sides = [sides for sides in found if sides is not None]
         self.gap, self.error, self.t = math.nan, math.inf, math.nan
         gaps = [(sides.gap(g), sides.noise, sides.t) for sides in self.sides]
-        for (a, _, _), (b, noise, t) in itertools.pairwise(gaps):
-            error = max(abs(b - a), noise)
-            if error < self.error:
-                self.gap, self.error, self.t = b + (b - a) / 15, error, t
+        for careful in (True, False):
+            for i, ((a, _, _), (b, noise, t)) in enumerate(itertools.pairwise(gaps)):
+                error = max(abs(b - a), noise)
+                # A step may be too long to see what the function does: shorter ones must agree.
+                fits = all(abs(c - b) <= error + 16 * other for c, other, _ in gaps[i + 2 :])
+                if error < self.error and (fits or not careful):
+                    self.gap, self.error, self.t = b + (b - a) / 15, error, t
+            if self.error < math.inf:
+                break
 
     @property
     def reached(self) -> bool:
@@ -276,7 +319,7 @@ def taylor_order(problem: Problem, u: np.ndarray, g: np.ndarray, noise: float) -
         end = problem.rounded(problem.x + t * u)
         change, remainder = problem.change(end), None
         if change is not None:
-            remainder = abs(change - slope(g, end - problem.x))
+            remainder = abs(change - slope(g, _way(problem.x, end)))
             if remainder < 100 * noise:
                 break
             if last is not None:

@@ -62,7 +62,10 @@ class Form:
             self._backward_agrees(self.subject)
         self._inputs_are_untouched("the backward pass")
         self._float32_stays(back.tensors)
-        self.has_float32_inside = any(
+        doubles = all(
+            leaf.array.dtype == np.float64 for leaf in self.subject.leaves if leaf.is_float
+        )
+        self.has_float32_inside = doubles and any(
             np.float32 in (node.dtype if isinstance(node.dtype, tuple) else (node.dtype,))
             for node in _nodes(back.tensors)
         )
@@ -129,7 +132,13 @@ class Form:
                 f"check_grads: the outputs have shapes {[y.shape for y in self.outputs]}, the "
                 f"cotangents {[getattr(v, 'shape', v) for v in bare]}"
             )
-        return [v.astype(y.dtype) for v, y in zip(bare, self.outputs, strict=True)]
+        made = [v.astype(y.dtype) for v, y in zip(bare, self.outputs, strict=True)]
+        numbers = [host(v) for v in bare]
+        if any(v.dtype.kind == "c" or not np.isfinite(v).all() for v in numbers):
+            raise ValueError("check_grads: a cotangent must be real and finite")
+        if not any(np.any(v) for v in numbers) and any(v.size for v in numbers):
+            raise ValueError("check_grads: with cotangents of zeros every gradient would be right")
+        return made
 
     def _pull(self, back: Pullback) -> list[Array]:
         """The gradients; neither the cotangents nor the outputs have changed."""
@@ -248,7 +257,8 @@ class Form:
             a, b = float(found[element]), float(wanted[element])
             raise self._error(
                 "wrong_gradient",
-                f"{says}{' number ' * bool(element)}{at(element)} is {a:.10g}; {instead} {b:.10g}",
+                f"{says}{', number ' * bool(element)}{at(element)}, is {a:.10g}; {instead} "
+                f"{b:.10g}",
                 leaf,
                 element=element,
                 analytic=a,
@@ -259,6 +269,21 @@ class Form:
         """`backward` fills `.grad`, and a second one adds to it, each time in new memory."""
         tensors = subject.tensors(self.arrays, subject.wrt)
         sources = [tensors[i] for i in subject.wrt]
+        # Leaves that f knows by itself, such as parameters, get gradients as well: they lose them.
+        back = subject.trace(tensors, record=True)
+        others = {
+            place: place.grad
+            for node in _nodes(back)
+            for place in node.parents or ()
+            if isinstance(place, Tensor) and not any(place is source for source in sources)
+        }
+        try:
+            self._backward_twice(subject, tensors, sources)
+        finally:
+            for tensor, grad in others.items():
+                tensor.grad = grad
+
+    def _backward_twice(self, subject: Tensors, tensors: list[Any], sources: list[Any]) -> None:
         for source in sources:
             source.grad = None
         first: list[Any] = []
@@ -278,7 +303,7 @@ class Form:
                         leaf,
                         host(source.grad.data),
                         times * host(g),
-                        f"after {times} of `backward` .grad of {leaf.label}",
+                        f"after `backward`{' twice' * (times > 1)}, .grad of {leaf.label}",
                         "grad() makes it",
                         size,
                     )

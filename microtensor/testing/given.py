@@ -17,7 +17,7 @@ from microtensor.testing.report import at, literal
 from microtensor.testing.strategies import arrays, broadcastable, shapes
 from microtensor.testing.subject import flatten
 
-from hypothesis import given, settings  # isort: skip  (strategies.py has said it if it is missing)
+from hypothesis import HealthCheck, given, settings  # isort: skip  (strategies.py has said it if it is missing)
 from hypothesis import strategies as st  # isort: skip
 
 __all__ = ["Call", "calls", "given_op"]
@@ -206,9 +206,9 @@ class _Operation:
             )
         count = st.just(len(self.required)) if self.required else st.integers(1, 3)
         if self.broadcasts and self.required:
-            return broadcastable(len(self.required), domain=domain)
+            return broadcastable(len(self.required), domain=domain, layout="any")
         same = st.tuples(count, shapes()).map(lambda drawn: [drawn[1]] * drawn[0])
-        return arrays(same, domain=domain)
+        return arrays(same, domain=domain, layout="any")
 
     def bound(self, arguments: Sequence[Any]) -> dict[str, Any]:
         """The arguments by name."""
@@ -280,7 +280,7 @@ def _calls(draw: Any, operation: _Operation, inputs: Sequence[Any], options: Any
     arguments: list[Any] = []
     for each in inputs:
         found = _mapped(_drawn(draw, each, operation.bound(arguments)), np.asarray, _NUMBERS)
-        if isinstance(found, list):
+        if isinstance(found, list) and found and all(hasattr(part, "dtype") for part in found):
             arguments.extend(found)
         else:
             arguments.append(found)
@@ -489,7 +489,11 @@ def _property_test(
     made: Any = given(**{slot: drawn})(test)
     current = getattr(made, "_hypothesis_internal_use_settings", None)
     if current is not None and not hasattr(made, "_hypothesis_internal_settings_applied"):
-        made._hypothesis_internal_use_settings = settings(current, deadline=None)
+        # A fixture for the whole test is what its reader expects, not one for each example.
+        quiet = [*current.suppress_health_check, HealthCheck.function_scoped_fixture]
+        made._hypothesis_internal_use_settings = settings(
+            current, deadline=None, suppress_health_check=quiet
+        )
     code = body.__code__  # where pytest says that the test stands
     made.__code__ = made.__code__.replace(
         co_filename=code.co_filename, co_firstlineno=code.co_firstlineno

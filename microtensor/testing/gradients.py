@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from microtensor import backend
+import numpy as np
+
+from microtensor import backend, modes
 from microtensor.declaration import LIBRARY
 from microtensor.tensor import Tensor
 from microtensor.testing.comparison import Comparison, Settings
@@ -37,7 +39,7 @@ LIBRARY.add(id(globals()))
 def check_grads(
     f: Callable[..., Any],
     *inputs: Any,
-    wrt: Sequence[int | str] | None = None,
+    wrt: int | str | Sequence[int | str] | None = None,
     order: int = 1,
     mode: str = "auto",
     cotangent: Any = "random",
@@ -104,7 +106,8 @@ def check_grads(
     ValueError, TypeError
         If there is nothing to differentiate, or the arguments make no sense.
     """
-    _check_arguments(order, mode, kinks, vjp)
+    _check_arguments(order, mode, kinks, vjp, eps, rtol, atol)
+    wrt = [wrt] if isinstance(wrt, (int, str)) else wrt
     options = {
         "wrt": wrt,
         "order": order,
@@ -147,10 +150,11 @@ def _checked(
         )
     generator = backend.Generator(rng)
     worst, methods, found = 0.0, [], []
+    comparison: Comparison | None = None
     for k in range(1, order + 1):
-        with subject.loaded():
+        with subject.loaded(), modes.enable_grad(), np.errstate(all="ignore"):
             form = Form(subject, k, generator, cotangent if k == 1 else "random")
-            comparison = Comparison(form, Settings(**settings), generator)
+            comparison = Comparison(form, Settings(**settings), generator, comparison)
             worst = max(worst, comparison.run())
         methods.append(comparison.method)
         found += comparison.kinks
@@ -170,9 +174,9 @@ def _smaller(
     """
     kept = [value.data if isinstance(value, Tensor) else value for value in inputs]
     which, element = error.input, error.element
-    if not any(getattr(value, "size", 0) > MOST_NUMBERS for value in kept):
+    if not any(backend.of(value) is not None and value.size > MOST_NUMBERS for value in kept):
         return kept
-    if not isinstance(which, int) or element is None:
+    if not isinstance(which, int) or element is None or backend.of(kept[which]) is None:
         return kept
     for axis in range(1, kept[which].ndim + 1):
         length, where = kept[which].shape[-axis], element[-axis]
@@ -195,9 +199,16 @@ def _cut(value: Any, axis: int, length: int, where: int) -> Any:
     return value[(..., slice(where, where + 1), *[slice(None)] * (axis - 1))]
 
 
-def _check_arguments(order: int, mode: str, kinks: str, vjp: Any) -> None:
-    if order < 1:
-        raise ValueError(f"check_grads: order from 1 up, not {order}")
+def _check_arguments(
+    order: Any, mode: str, kinks: str, vjp: Any, eps: Any, rtol: Any, atol: Any
+) -> None:
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"check_grads: order from 1 up, not {order!r}")
+    if vjp is not None and not callable(vjp):
+        raise TypeError(f"check_grads: vjp is a function of the cotangent, not {vjp!r}")
+    for name, number, least in (("eps", eps, 1e-12), ("rtol", rtol, 0.0), ("atol", atol, 0.0)):
+        if number is not None and not (isinstance(number, (int, float)) and least <= number < 1e3):
+            raise ValueError(f"check_grads: {name} is a number from {least:g} up, not {number!r}")
     if vjp is not None and order > 1:
         raise ValueError(
             "check_grads: a backward pass written by hand cannot be differentiated; order must be "

@@ -131,12 +131,23 @@ class GradientError(AssertionError):
         self.inputs, self.reproducer = inputs, reproducer
         super().__init__(message)
 
+    def __reduce__(self) -> Any:
+        """For copying and pickling, as pytest does between processes."""
+        return _again, (type(self), self.__dict__)
+
     def __str__(self) -> str:
         text = f"{VERDICTS[self.verdict]}: {self.summary}"
         if self.reproducer:
             lines = "\n".join(f"    {line}" for line in self.reproducer.splitlines())
             text += f"\nTo see it again:\n{lines}"
         return text
+
+
+def _again(kind: type[GradientError], attributes: dict[str, Any]) -> GradientError:
+    error = kind.__new__(kind)
+    error.args = (attributes["summary"],)
+    error.__dict__.update(attributes)
+    return error
 
 
 def at(element: Sequence[int] | None) -> str:
@@ -193,7 +204,15 @@ def _expression(value: Any, indent: int) -> str:
     value = getattr(value, "data", value) if hasattr(value, "requires_grad") else value
     place = backend.of(value)
     if place is not None:
-        return literal(np.asarray(place.to_host(value)), indent)
+        array = np.asarray(place.to_host(value))
+        if array.ndim > 1 and array.flags.f_contiguous and not array.flags.c_contiguous:
+            return f"np.asfortranarray({literal(array, indent + len('np.asfortranarray('))})"
+        return literal(array, indent)
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k!r}: {_expression(v, indent + 1)}" for k, v in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, float) and not np.isfinite(value):
+        return f"float('{value}')"
     if isinstance(value, (tuple, list)) and not hasattr(value, "_make"):
         inner = ", ".join(_expression(part, indent + 1) for part in value)
         inner += "," * (isinstance(value, tuple) and len(value) == 1)

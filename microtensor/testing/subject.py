@@ -95,6 +95,29 @@ def _filled(value: Any, leaves: Iterator[Any]) -> Any:
     return next(leaves) if _is_array(value) else value
 
 
+def _with_cotangents(value: Any, left: Iterator[Any]) -> Any:
+    """The nest that f returned with the next cotangent for each float in it, None for the rest."""
+    if isinstance(value, (tuple, list)):
+        parts = [_with_cotangents(part, left) for part in value]
+        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: _with_cotangents(part, left) for key, part in value.items()}
+    if value is None:
+        return None
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    return next(left) if dtype.kind in "fc" else None
+
+
+def _some(outputs: list[Any]) -> list[Any]:
+    """The outputs, of which there must be one."""
+    if not outputs:
+        raise TypeError(
+            "check_grads: f returns nothing that could be differentiated, no array or tensor of "
+            "floats; was `return` forgotten?"
+        )
+    return outputs
+
+
 def argument_names(f: Any, count: int) -> list[str]:
     """The names of the first arguments of f, as far as they are known."""
     declaration = getattr(f, "declaration", None)
@@ -148,7 +171,7 @@ class Tensors(Subject):
                 raise TypeError(text + more * _is_array(y))
             if y.dtype.kind in "fc":
                 outputs.append(y)
-        return outputs
+        return _some(outputs)
 
     def tensors(self, arrays: Sequence[Array], needs: Sequence[int]) -> list[Any]:
         """Leaves of the engine with these numbers, of which those in `needs` are differentiated."""
@@ -267,7 +290,7 @@ class HandWritten(Subject):
                 )
             if y.dtype.kind in "fc":
                 found.append(y)
-        return found
+        return _some(found)
 
     def pullback(self, arrays: Sequence[Array]) -> Pullback:
         """The value, and the rule. The forward pass runs again before each way back.
@@ -276,11 +299,10 @@ class HandWritten(Subject):
         """
         inputs = _filled(self.inputs, iter(arrays))
         value = self.f(*inputs)
-        several = isinstance(value, (tuple, list))
         outputs = self._floats(value)
 
         def vjp(cotangents: list[Array]) -> list[Any]:
-            g = type(value)(cotangents) if several else cotangents[0]
+            g = _with_cotangents(value, iter(cotangents))
             if not self.takes_inputs:
                 self.f(*inputs)
             found = self.rule(g, *inputs) if self.takes_inputs else self.rule(g)

@@ -1,5 +1,7 @@
 """Each verdict of check_grads, each guess, and what else its errors say."""
 
+import copy
+import pickle
 import re
 import textwrap
 
@@ -637,6 +639,131 @@ def test_the_error_has_everything_as_attributes():
     )
     assert error.analytic == pytest.approx(error.numeric / 2)
     assert error.element is not None
+
+
+# -- what reviewers found: mistakes that hid, and correct functions that were accused
+
+Y = np.array([2.04, -2.56, 0.42, -0.57])
+FAR = np.random.default_rng(7).normal(size=(5, 4))
+
+HIDDEN = {
+    "a small number beside a large one": (
+        np.exp,
+        [np.array([25.0, 0.3])],
+        lambda g, x: g * np.exp(x) * np.array([1.0, -1.0]),
+    ),
+    "a small input beside a large one": (
+        lambda x, b: (x * x, b * b),
+        [np.array([1e5, 2e5]), Y],
+        lambda g, x, b: (2 * g[0] * x, 0 * b),
+    ),
+    "a penalty that complex numbers do not see": (
+        lambda w: ((FAR @ w) ** 2).sum() + 1e-5 * np.abs(w).sum(),
+        [Y],
+        lambda g, w: g * 2 * FAR.T @ (FAR @ w),
+    ),
+    "beside a jump": (lambda x: np.heaviside(x, 0.5), [np.array([0.0, 2.0])], lambda g, x: 7 * g),
+    "beside a vertical tangent": (np.cbrt, [np.array([0.0, 2.0])], lambda g, x: 5 * g),
+    "a slope too steep for the steps": (
+        lambda x: np.tanh((x - Y) * 1e8),
+        [Y.copy()],
+        lambda g, x: 0 * g,
+    ),
+    "a bump too narrow for the steps": (
+        lambda x: np.exp(-(((x - Y) * 1e5 + 1) ** 2)),
+        [Y.copy()],
+        lambda g, x: 0 * g,
+    ),
+    "a large constant": (lambda x: x * x + 1e12, [Y], lambda g, x: -2 * g * x),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_mistake_hides(name):
+    f, inputs, vjp = HIDDEN[name]
+    for rng in range(10):
+        assert caught(f, *inputs, vjp=vjp, rng=rng).verdict in ("wrong_gradient", "ill_conditioned")
+
+
+ACCUSED = {
+    "softmax, float32": (mt.softmax, np.array([10, 0, 0], np.float32), 2),
+    "tanh, float32": (mt.tanh, np.full(3, 6, np.float32), 2),
+    "tanh": (mt.tanh, np.full(3, 9.0), 2),
+    "sigmoid, float32": (mt.sigmoid, np.full(3, 10, np.float32), 2),
+    "several outputs at one kink": (
+        lambda a: mt.relu(a @ FAR.T),
+        np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]]),
+        1,
+    ),
+    "a kink at second order": (mt.relu, np.array([0.0, 1.0, -2.0]), 2),
+    "tiny numbers": (mt.log, 1e-8 * np.array([1.0, 2.0, 3.5]), 1),
+    "the deviation of tiny numbers": (mt.std, 1e-8 * np.array([1.0, 2.0, 3.5]), 1),
+    "a small kink on a steep slope": (lambda x: 1e4 * x + mt.relu(x), np.array([0.0, 1.0]), 1),
+    "an infinite mask": (mt.exp, np.array([0.0, -np.inf, 1.0]), 1),
+    "many zeros": (mt.relu, np.where(np.arange(3000) % 2, np.linspace(-1, 1, 3000), 0.0), 1),
+}
+
+
+@pytest.mark.parametrize("name", ACCUSED)
+def test_nothing_that_is_right_is_accused(name):
+    f, x, order = ACCUSED[name]
+    for rng in range(10):
+        check_grads(f, x, order=order, rng=rng)
+
+
+def test_rounding_is_not_called_a_wrong_gradient():
+    error = caught(lambda z: mt.cross_entropy(z, np.array([0])), np.array([[35.0, 0.0, 0.0]]))
+    assert error.verdict == "ill_conditioned"
+    x = np.array([2.04, -2.56], np.float32)
+    assert caught(lambda a: (a * a + 1e10) - 1e10, x).verdict == "ill_conditioned"
+
+
+def test_a_function_that_returns_nothing_to_differentiate():
+    for f in (lambda a: None, lambda a: (), mt.argmax):
+        with pytest.raises(TypeError, match="was `return` forgotten"):
+            check_grads(f, Y)
+
+
+def test_arguments_that_would_switch_the_check_off():
+    for options in ({"rtol": -1}, {"atol": np.inf}, {"eps": 1e-30}, {"rtol": "a"}):
+        with pytest.raises(ValueError, match="is a number from"):
+            check_grads(mt.sin, Y, **options)
+    with pytest.raises(ValueError, match="every gradient would be right"):
+        check_grads(mt.sin, Y, cotangent=0 * Y)
+    with pytest.raises(ValueError, match="real and finite"):
+        check_grads(mt.sin, Y, cotangent=np.nan * Y)
+    with pytest.raises(ValueError, match="order from 1"):
+        check_grads(mt.sin, Y, order=1.5)
+    with pytest.raises(TypeError, match="vjp is a function"):
+        check_grads(mt.sin, Y, vjp=3)
+    assert check_grads(lambda a, b: a * b, Y, Y, wrt=1).wrt == (1,)
+
+
+def test_what_f_knows_by_itself_keeps_its_gradient():
+    own = mt.nn.Parameter(Y.copy())
+    check_grads(lambda x: x * own, Y)
+    assert own.grad is None
+    with mt.no_grad():
+        check_grads(lambda x: x * own, Y)  # recording is the check's own business
+
+
+def test_results_by_hand_may_be_nested():
+    def f(x):
+        return {"a": np.sin(x), "b": (x * x, None)}
+
+    check_grads(f, Y, vjp=lambda g, x: g["a"] * np.cos(x) + 2 * x * g["b"][0])
+    error = caught(f, Y, vjp=lambda g, x: g["a"] * np.cos(x) + x * g["b"][0])
+    assert error.verdict == "wrong_gradient"
+
+
+def test_an_error_can_be_copied_and_pickled():
+    error = caught(sour, X, vjp=sour_vjp)
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (str(again), again.verdict, again.element) == (
+            str(error),
+            error.verdict,
+            error.element,
+        )
 
 
 # -- many seeds: always the same verdict, and silence for what is right
