@@ -280,7 +280,7 @@ def _calls(draw: Any, operation: _Operation, inputs: Sequence[Any], options: Any
     arguments: list[Any] = []
     for each in inputs:
         found = _mapped(_drawn(draw, each, operation.bound(arguments)), np.asarray, _NUMBERS)
-        if isinstance(found, list) and found and all(hasattr(part, "dtype") for part in found):
+        if isinstance(found, list) and any(hasattr(part, "dtype") for part in found):
             arguments.extend(found)
         else:
             arguments.append(found)
