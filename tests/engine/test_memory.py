@@ -12,7 +12,7 @@ import weakref
 import numpy as np
 import pytest
 from backends import Place
-from hypothesis import given
+from hypothesis import given, settings
 from programs.drawing import programs
 from programs.machines import Ours
 
@@ -95,6 +95,7 @@ def test_a_watch_sees_what_is_alive():
 
 
 @pytest.mark.parametrize("how", ["nothing", "backward", "grad", "create_graph"])
+@settings(max_examples=max(settings().max_examples // 4, 10))
 @given(program=programs())
 def test_nothing_stays_of_a_program(how, program):
     machine = Ours(Place("numpy"))
