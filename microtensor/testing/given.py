@@ -17,7 +17,8 @@ from microtensor.testing.report import at, literal
 from microtensor.testing.strategies import arrays, broadcastable, shapes
 from microtensor.testing.subject import flatten
 
-from hypothesis import HealthCheck, given, settings  # isort: skip  (strategies.py has said it if it is missing)
+# If Hypothesis is missing, strategies.py has said so.
+from hypothesis import HealthCheck, given, settings  # isort: skip
 from hypothesis import strategies as st  # isort: skip
 
 __all__ = ["Call", "calls", "given_op"]
