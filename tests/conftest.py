@@ -2,7 +2,7 @@
 
 `HYPOTHESIS_PROFILE=thorough python -m pytest` chooses a profile (`dev` if nothing is said):
 
-    dev         few examples, new ones each time: the whole suite stays under three minutes
+    dev         few examples, new ones each time: the whole suite stays under five minutes
     ci          the same examples every time: a red build is a change's fault, not the dice's
     thorough    four times as many as dev: with another --hypothesis-seed each time, as often as the
                 machine has nothing else to do (the operations alone take two or three minutes)
@@ -95,6 +95,16 @@ def _retained() -> set[int]:
     if engine.retaining:
         gc.collect()
     return {id(place) for place in engine.retaining}
+
+
+def _planted() -> list[str]:
+    """Modules with a bug planted in them."""
+    planting = sys.modules.get("microtensor.testing.planting")
+    return [] if planting is None else list(planting._sources)
+
+
+def _uproot(was: list[str]) -> None:
+    sys.modules["microtensor.testing.planting"].uproot()
 
 
 # A fixture may throw these for a test (a backend to be the default); the test itself may not.

@@ -16,6 +16,7 @@ import microtensor as mt
 from microtensor import backend as backends
 from microtensor import modes
 from microtensor.declaration import REGISTRY
+from microtensor.testing.planting import Edit, plant, uproot
 
 
 @pytest.fixture
@@ -156,9 +157,15 @@ def leaves_a_result_that_waits_for_its_gradient():
     yield
 
 
+def leaves_a_bug():
+    plant(Edit("microtensor.ops.elementwise", "g * cos(x)", "g * sin(x)"))
+    yield
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        (leaves_a_bug, "bugs planted in modules"),
         (leaves_a_variable, "environment.*MICROTENSOR_TRACE changed"),
         (loses_a_variable, "environment.*OMP_NUM_THREADS changed"),
         (leaves_an_operation, "registry of operations.*<lambda> changed"),
@@ -172,6 +179,7 @@ def test_what_a_test_and_its_fixtures_leave_behind_is_noticed_too(whole, fault, 
     assert "MICROTENSOR_TRACE" not in os.environ
     assert "OMP_NUM_THREADS" in os.environ
     assert not any("<lambda>" in name for name in REGISTRY)
+    assert uproot() == []
     run(whole, lambda: iter([None]))
 
 
