@@ -138,6 +138,7 @@ AROUND_THE_TEST = [
     Trace("the environment (os.environ)", _environment, _put_back_environment, by_imports=True),
     Trace("the registry of operations", lambda: dict(REGISTRY), _put_back_registry),
     Trace("results with retain_grad that are still alive", _retained),
+    Trace("bugs planted in modules", _planted, _uproot),
 ]
 
 
