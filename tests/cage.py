@@ -235,6 +235,8 @@ class Caged:
     def __getattr__(self, name):
         if name not in NAMES["ndarray"] or name.startswith("__"):
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        if name == "data":
+            raise CageError("`data` of CuPy's arrays is an address on the device, not numbers")
         found = getattr(self._array, name)
         if not callable(found):
             return _close(found)

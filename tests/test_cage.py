@@ -50,6 +50,7 @@ REFUSED = {
     "unknown attribute": (AttributeError, lambda x, i: x.to_device("cpu")),
     "index out of range": (CageError, lambda x, i: x[i + 100]),
     "an element assigned twice": (CageError, lambda x, i: x.__setitem__(i, x[i])),
+    "an address": (CageError, lambda x, i: x.data),
     "reshape to a length of -2": (CageError, lambda x, i: x.reshape(-2)),
     "reshape to a shape with -2": (CageError, lambda x, i: x.reshape((4, -2))),
     "index on the host": (CageError, lambda x, i: x[np.array([0, 1])]),

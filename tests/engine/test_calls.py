@@ -129,6 +129,21 @@ def test_a_node_made_by_a_method_knows_the_users_line(call):
     assert place.line == (__file__, call.__code__.co_firstlineno)
 
 
+def test_an_anomaly_of_an_operation_on_three_arrays_is_at_the_line_that_called_it(declared):
+    @declared(broadcasts=True)
+    def ratio(xp, a, b, c):
+        return (a - b) / c
+
+    def helper(x):
+        return ratio(x, 1.0, x * 0.0)
+
+    line = helper.__code__.co_firstlineno + 1
+    message = rf"`ratio`.*test_calls\.py:{line}\b"
+    with np.errstate(all="ignore"), mt.detect_anomaly():  # noqa: SIM117 (too long for one)
+        with pytest.raises(mt.AnomalyError, match=message):
+            helper(leaf(3.0))
+
+
 # -- arguments that never receive a gradient
 
 
@@ -274,3 +289,6 @@ def test_a_rule_that_comes_to_a_bare_array_is_a_constant_gradient(declared, crea
     assert g.data.tolist() == [7, 13]
     if create_graph:
         assert mt.grad(g.sum(), x).data.tolist() == [6, 6]
+    marked(x).sum().backward(create_graph=create_graph)
+    assert isinstance(x.grad, mt.Tensor)
+    assert x.grad.data.tolist() == [3, 3]

@@ -86,3 +86,12 @@ STARTS = {
 def test_a_cotangent_that_does_not_fit_is_refused_in_the_name_of_who_was_called(start, seed):
     with pytest.raises((ValueError, TypeError), match=f"^{start}: the "):
         STARTS[start](mt.ones(3, requires_grad=True), seed)
+
+
+def test_a_node_that_many_paths_lead_to_is_looked_at_once():
+    """There are 2 ** 200 paths from the output to the leaf."""
+    x = mt.tensor(np.array(1.0), requires_grad=True)
+    y = x
+    for _ in range(200):
+        y = y + y
+    assert mt.grad(y, x).item() == 2.0**200

@@ -126,6 +126,19 @@ def test_a_trace_and_a_diagonal_of_every_repetition():
         np.testing.assert_allclose(got, np.einsum(subscripts, x), rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        *[("ii", [(3, 3)]), ("ii->i", [(3, 3)]), ("iij->j", [(2, 2, 3)]), ("iji", [(2, 3, 2)])],
+        *[("iii->i", [(2, 2, 2)]), ("ii,ij->j", [(2, 2), (2, 3)])],
+        *[("ij,ik->kj", [(1, 3), (2, 1)]), ("ij,ij->j", [(1, 3), (2, 3)]), ("i,i", [(1,), (3,)])],
+    ],
+)
+def test_gradients_of_repeated_labels_and_of_axes_of_length_1_that_are_repeated(subscripts, shapes):
+    operands = [mt.tensor(numbers(*shape)) for shape in shapes]
+    check_grads(lambda *arguments: mt.einsum(subscripts, *arguments), *operands, order=2)
+
+
 def test_subscripts_may_have_spaces():
     a, b = numbers(2, 3), numbers(3, 4)
     got = mt.einsum(" ij , jk -> ik ", mt.tensor(a), mt.tensor(b)).numpy()
