@@ -83,7 +83,7 @@ MANY = [
 @pytest.mark.parametrize(("kind", "options"), MANY)
 def test_many_options_for_many_steps_on_both_backends(kind, options, backend):
     with backend():
-        check_optimizer(partial(kind, **options), partial(FORMULAS[kind], **options), steps=15)
+        check_optimizer(partial(kind, **options), partial(FORMULAS[kind], **options), steps=10)
 
 
 @KINDS

@@ -355,9 +355,9 @@ def profile(divisor):
 
 
 TestLife = Life.TestCase
-TestLife.settings = profile(2)
+TestLife.settings = profile(1)
 TestLifeInTheCage = LifeInTheCage.TestCase
-TestLifeInTheCage.settings = profile(4)
+TestLifeInTheCage.settings = profile(2)
 
 
 # -- the machine itself
