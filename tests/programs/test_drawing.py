@@ -177,7 +177,7 @@ def test_a_fault_is_found_and_shown_in_few_lines(fault):
     edit, steps = FAULTS[fault]
     with planted(edit):
         program = find(
-            programs(),
+            programs(most_steps=12),
             disagrees,
             settings=settings(max_examples=2000, derandomize=True, database=None),
         )
