@@ -223,6 +223,9 @@ def test_a_modules_sizes_are_the_layers():
     assert f"{I}, {H}" in repr(layer).splitlines()[1]
     with pytest.raises(ValueError, match="input_size is 4"):
         layer(mt.zeros((T, B, I + 1)))
+    for sizes in ({"hidden_size": H}, {"input_size": I}):
+        layer = nn.Recurrent(nn.GRUCell(I, H), **sizes)
+        assert (layer.input_size, layer.hidden_size) == (I, H)
     given = nn.Recurrent(Leaky(False), I, H)
     assert (given.input_size, given.hidden_size) == (I, H)
     assert (nn.Recurrent(Leaky(False)).input_size, nn.Recurrent(Pair(True)).hidden_size) == (
@@ -463,12 +466,15 @@ def test_arrays_tensors_and_lists_are_taken_alike():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_dropout_nothing_is_drawn(kind):
-    before = mt.default_generator().get_state()
-    layer = build(kind, num_layers=2, generator=mt.Generator(0))
-    layer(mt.ones((T, B, I), dtype="float64"))
+    generator = mt.Generator(0)
+    layer, x = build(kind, num_layers=2, generator=generator), mt.ones((T, B, I), dtype="float64")
+    before = generator.get_state()
+    layer(x)
     layer.dropout = layer.recurrent_dropout = 0.5
-    layer.eval()(mt.ones((T, B, I), dtype="float64"))
-    assert mt.default_generator().get_state() == before
+    layer.eval()(x)
+    assert generator.get_state() == before
+    layer.train()(x)
+    assert generator.get_state() != before
 
 
 def test_the_same_seed_gives_the_same_weights():
