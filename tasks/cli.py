@@ -112,7 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where runs are kept, each in DIR/NAME-PRESET (default: runs)",
     )
-    add("--data", metavar="DIR", help="an existing folder, where data sets are kept or fetched to")
+    add(
+        "--data",
+        metavar="DIR",
+        help="an existing folder, where data sets are "
+        "kept or fetched to; then MICROTENSOR_DATA and the user's cache folder are searched",
+    )
     add("--json", action="store_true", help="one line of JSON a run on standard output")
     add("--check", action="store_true", help="exit with 1 if a row is out of tolerance")
     add("--resume", action="store_true", help="go on with what --out holds")
@@ -352,6 +357,9 @@ def _show(task: Task) -> str:
     if levels:
         lines += ["", "Reference levels:"]
         lines += [f"  {report.number(level.value):>9}  {level.name}" for level in levels]
+    for data in task.data(document):
+        files = " or ".join(file.name for file in data.files)
+        lines += ["", *_paragraphs(f"Data: {data.name}, {data.about}: {files}. {data.citation}")]
     lines += ["", "What to look for:", "", *_paragraphs(task.look_for)]
     lines += [
         "",

@@ -36,7 +36,7 @@ class ProgressBar:
         self._bar: Any = None
         self._drawn = time.monotonic()
         self._start = self._drawn
-        self._total = 0
+        self._begun: tuple[float, float] | None = None
 
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty():
@@ -48,6 +48,7 @@ class ProgressBar:
                 TimeElapsedColumn,
                 TimeRemainingColumn,
             )
+            from rich.table import Column
 
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -56,24 +57,38 @@ class ProgressBar:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn(
+                    "{task.fields[status]}",
+                    markup=False,
+                    table_column=Column(no_wrap=True, overflow="ellipsis"),
+                ),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._bar.start()
-            self._line = self._bar.add_task(self._title, total=1.0)
+            self._line = self._bar.add_task(self._title, total=1.0, status="")
         return self
 
-    def update(self, done: float, *, total: int) -> None:
-        """Show that `done` of `total` units of work are done."""
+    def update(self, done: float, *, total: int, status: str = "") -> None:
+        """Show that `done` of `total` units of work are done, and what the running ones say."""
         now = time.monotonic()
+        part = done / max(total, 1)
+        if self._begun is None:  # a run that goes on where it stopped does not begin at 0
+            self._begun = (now, part)
         if self._bar is not None:
             if now - self._drawn > 0.05 or done >= total:
                 self._drawn = now
-                self._bar.update(self._line, completed=done / max(total, 1))
+                self._bar.update(self._line, completed=part, status=status)
         elif now - self._drawn > 10.0:
             self._drawn = now
-            part = 100 * done / max(total, 1)
-            say(f"{self._title}: {part:.0f} % after {now - self._start:.0f} s")
+            begun, before = self._begun
+            left = ""
+            if part > before:
+                left = f", {_clock((1 - part) * (now - begun) / (part - before))} left"
+            say(
+                f"{self._title}: {100 * part:.0f} % after {_clock(now - self._start)}{left}"
+                f"{f'; {status}' if status else ''}"
+            )
 
     def __exit__(
         self,
@@ -83,6 +98,15 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    """A duration, to the second or the minute."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def show_rows(result: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 
 import microtensor as mt
 from tasks import snapshot
+from tasks.datasets import Found
 from tasks.harness import Metric, Row, Run, Task, Trial, UsageError
 
 
@@ -252,7 +253,12 @@ class RunFolder:
 
 
 def configuration(
-    task: Task, settings: Any, preset: str, seed: int, backend: str
+    task: Task,
+    settings: Any,
+    preset: str,
+    seed: int,
+    backend: str,
+    data: Sequence[Found] = (),
 ) -> dict[str, Any]:
     """What config.json holds: all that decides the result, and the versions it came from."""
     versions = {
@@ -271,6 +277,7 @@ def configuration(
         "seed": seed,
         "backend": backend,
         "settings": settings.to_dict(),
+        "data": [found.to_dict() for found in data],
         "versions": versions,
     }
 
@@ -325,6 +332,9 @@ def _check_same(saved: Mapping[str, Any], config: Mapping[str, Any], path: Path)
         for name in ("task", "preset", "seed", "backend")
         if saved.get(name) != now[name]
     ]
+    files, own = ([one["hash"] for one in c.get("data", ())] for c in (saved, now))
+    if files != own:
+        different.append(f"data {files} there, {own} here")
     old = saved.get("settings", {})
     for name, value in now["settings"].items():
         # More (or fewer) trials of the same settings are the same run made longer.

@@ -46,6 +46,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tasks.datasets import DataSet, Found
     from tasks.work import Work
 
 __all__ = [
@@ -301,7 +302,8 @@ class Metric:
 class Run:
     """A finished run, as `rows`, `figures` and `printout` receive it.
 
-    Trials and metrics are in order of variant, trial, step, however they were computed.
+    Trials and metrics are in order of variant, trial, step, however they were computed; `data` are
+    the files of the data sets that were used.
     """
 
     settings: Any
@@ -310,6 +312,7 @@ class Run:
     backend: str
     trials: tuple[Trial, ...]
     metrics: tuple[Metric, ...]
+    data: tuple[Found, ...] = ()
 
     def of(self, variant: str = "") -> tuple[Trial, ...]:
         """The trials of one variant, by number.
@@ -346,6 +349,10 @@ def _one_variant(settings: Any) -> Sequence[str]:
     return ("",)
 
 
+def _no_data(settings: Any) -> Sequence[DataSet]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Task:
     """One experiment.
@@ -364,6 +371,8 @@ class Task:
     levels : the reference levels at given settings (for `show`); rows carry their own.
     variants : the configurations trained side by side at given settings. Each (variant, trial) is a
         unit of work of its own. An experiment of one configuration leaves this alone.
+    data : the data sets that a run at given settings reads; they are found, or fetched, and
+        verified before anything is trained. `train` reads them by `work.dataset`.
     stack : how many trials of a variant make a unit of work. More than one where `train` trains
     them
         side by side, on an axis of their own, and each to the same bits as alone.
@@ -390,6 +399,7 @@ class Task:
     rows: Callable[[Run], list[Row]]
     levels: Callable[[Any], Sequence[Level]] = lambda settings: ()
     variants: Callable[[Any], Sequence[str]] = _one_variant
+    data: Callable[[Any], Sequence[DataSet]] = _no_data
     figures: Callable[[Run], Mapping[str, Figure]] | None = None
     printout: Callable[[Run], str] | None = None
     live: Callable[[Figure, int, Mapping[str, np.ndarray]], None] | None = None

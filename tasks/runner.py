@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import microtensor as mt
+from tasks.datasets import Found, resolve
 from tasks.folder import RunFolder, configuration, row_to_dict
 from tasks.harness import Row, Run, Task, UsageError
 from tasks.scheduling import Options, Progress, run_units
@@ -21,17 +22,17 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
     Raises
     ------
     UsageError
-        The folder, the backend or the cluster cannot be used.
+        The folder, the backend, a data set or the cluster cannot be used.
     Stopped
         Interrupted; `--resume` goes on from here.
     """
-    check(task, settings, options)
+    data = check(task, settings, options)
     folder = RunFolder(options.folder)
-    config = configuration(task, settings, options.preset, options.seed, options.backend)
+    config = configuration(task, settings, options.preset, options.seed, options.backend, data)
     if folder.begin(config, resume=options.resume):
         return folder.load_result()
     started = time.perf_counter()
-    results = run_units(task, settings, options, folder, progress)
+    results = run_units(task, settings, options, folder, progress, data)
     run = Run(
         settings=settings,
         preset=options.preset,
@@ -39,6 +40,7 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
         backend=options.backend,
         trials=tuple(trial for result in results for trial in result.trials),
         metrics=tuple(metric for result in results for metric in result.metrics),
+        data=data,
     )
     return _finish(task, run, options, folder, time.perf_counter() - started)
 
@@ -63,6 +65,7 @@ def _finish(
         "preset": run.preset,
         "seed": run.seed,
         "backend": run.backend,
+        "data": [found.to_dict() for found in run.data],
         "rows": [row_to_dict(row) for row in rows],
         "figures": figures,
         "seconds": round(seconds, 3),
@@ -89,13 +92,14 @@ def _check_rows(task: Task, rows: list[Row]) -> None:
         )
 
 
-def check(task: Task, settings: Any, options: Options) -> None:
-    """Refuse what cannot be run, before anything is.
+def check(task: Task, settings: Any, options: Options) -> tuple[Found, ...]:
+    """Refuse what cannot be run, before anything is; returns the data sets, found or fetched.
 
     Raises
     ------
     UsageError
-        The backend is missing, the folder cannot be used, or there is no live picture.
+        The backend is missing, the folder cannot be used, there is no live picture, or a data set
+        is missing or not the right one.
     """
     if not mt.backend_available(options.backend):
         raise UsageError(
@@ -104,5 +108,7 @@ def check(task: Task, settings: Any, options: Options) -> None:
         )
     if options.live and task.live is None:
         raise UsageError(f"--live: {task.name} has no live picture; leave --live out")
-    config = configuration(task, settings, options.preset, options.seed, options.backend)
+    data = tuple(resolve(one, options.data) for one in task.data(settings))
+    config = configuration(task, settings, options.preset, options.seed, options.backend, data)
     RunFolder(options.folder).check(config, resume=options.resume)
+    return data

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tasks import BLAS_THREADS
+from tasks.datasets import Found
 from tasks.folder import RunFolder, UnitResult
 from tasks.harness import Task, UsageError
 from tasks.tensorboard import Board
@@ -54,8 +55,11 @@ class Options:
 class Progress(Protocol):
     """What a console is told while units run."""
 
-    def update(self, done: float, *, total: int) -> None:
-        """`done` of `total` units, the running ones counted by the part they have done."""
+    def update(self, done: float, *, total: int, status: str = "") -> None:
+        """`done` of `total` units, the running ones counted by the part they have done.
+
+        `status` is what the running ones say of themselves.
+        """
 
 
 class Stopped(Exception):
@@ -63,7 +67,12 @@ class Stopped(Exception):
 
 
 def run_units(
-    task: Task, settings: Any, options: Options, folder: RunFolder, progress: Progress
+    task: Task,
+    settings: Any,
+    options: Options,
+    folder: RunFolder,
+    progress: Progress,
+    data: tuple[Found, ...] = (),
 ) -> list[UnitResult]:
     """Every unit's result in order of variant and trial, whoever computed it and when."""
     units = [
@@ -74,7 +83,7 @@ def run_units(
             trials=trials,
             seed=options.seed,
             backend=options.backend,
-            data=options.data,
+            data=data,
             resume=options.resume,
             folder=None if options.cluster else str(options.folder),
             save_every=options.save_every,
@@ -131,13 +140,10 @@ def _train_here(
     """One after the other, in this process; `draw` gets the frames of the first."""
     before, total = len(finished), len(finished) + len(pending)
     for position, unit in enumerate(pending):
-        progress.update(before + position, total=total)
-
-        def step_done(done: int, of: int, start: int = before + position) -> None:
-            progress.update(start + done / of, total=total)
-
+        one = _One(unit, progress, before + position, total)
         hooks = Hooks(
-            progress=step_done,
+            progress=one.done,
+            status=one.says,
             stop=interrupted,
             shown=draw if position == 0 else None,
             logged=board.write if board else None,
@@ -148,6 +154,21 @@ def _train_here(
             raise Stopped from None
         if interrupted() and position + 1 < len(pending):
             raise Stopped
+
+
+class _One:
+    """The unit that trains in this process, as the console sees it: the `start`-th of `total`."""
+
+    def __init__(self, unit: Unit, progress: Progress, start: int, total: int) -> None:
+        self._unit, self._progress, self._start, self._total = unit, progress, start, total
+        self._status = ""
+        progress.update(start, total=total)
+
+    def says(self, text: str) -> None:
+        self._status = _named(self._unit.name, text)
+
+    def done(self, steps: int, of: int) -> None:
+        self._progress.update(self._start + steps / of, total=self._total, status=self._status)
 
 
 def _gather(
@@ -186,18 +207,27 @@ def _gather(
             finished[unit.name] = result
             if board:
                 board.replay(result)
-        running = sum(_part_done(folder, futures[future]) for future in waiting)
-        progress.update(len(finished) + running, total=total)
+        running = [_how_far(folder, unit) for future, unit in futures.items() if future in waiting]
+        status = "  |  ".join(text for _, text in running if text)
+        progress.update(
+            len(finished) + sum(part for part, _ in running), total=total, status=status
+        )
     if len(finished) < total:
         raise Stopped
 
 
-def _part_done(folder: RunFolder, unit: Unit) -> float:
+def _how_far(folder: RunFolder, unit: Unit) -> tuple[float, str]:
+    """The part of a unit in another process that is done, and what it says of itself."""
     try:
-        done, total = folder.progress_file(unit.name).read_text().split()
-        return int(done) / int(total)
+        told = folder.progress_file(unit.name).read_text(encoding="utf-8")
+        done, total, *text = told.split(maxsplit=2)
+        return int(done) / int(total), _named(unit.name, "".join(text))
     except (OSError, ValueError):  # not begun, or just being written
-        return 0.0
+        return 0.0, ""
+
+
+def _named(unit: str, text: str) -> str:
+    return f"{unit}: {text}" if text else ""
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 import microtensor as mt
 from tasks import registry
+from tasks.datasets import Found
 from tasks.folder import RunFolder, UnitResult
 from tasks.harness import Trial
 from tasks.work import Hooks, Work
@@ -28,7 +29,7 @@ class Unit:
     trials: tuple[int, ...]
     seed: int
     backend: str
-    data: str | None
+    data: tuple[Found, ...]
     folder: str | None
     resume: bool
     save_every: float
@@ -101,12 +102,17 @@ def train_in_worker(unit: Unit) -> UnitResult:
     folder = RunFolder(Path(unit.folder))
     file = folder.progress_file(unit.name)
     told = asked = time.monotonic()
+    said = ""
+
+    def status(text: str) -> None:
+        nonlocal said
+        said = text
 
     def progress(done: int, total: int) -> None:
         nonlocal told
         if time.monotonic() - told > 0.5:
             told = time.monotonic()
-            file.write_text(f"{done} {total}")
+            file.write_text(f"{done} {total} {said}", encoding="utf-8")
 
     def stop() -> bool:
         nonlocal asked
@@ -115,7 +121,7 @@ def train_in_worker(unit: Unit) -> UnitResult:
         asked = time.monotonic()
         return folder.stop_file.exists()
 
-    return train_unit(unit, Hooks(progress=progress, stop=stop))
+    return train_unit(unit, Hooks(progress=progress, status=status, stop=stop))
 
 
 def start_worker() -> None:

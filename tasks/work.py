@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import microtensor as mt
-from tasks import snapshot
+from tasks import datasets, snapshot
 from tasks.harness import Metric
 
 
@@ -31,12 +31,14 @@ class Hooks:
     """What the runner wants to hear from a unit while it trains; all of it optional.
 
     progress : called after every step with (steps done, steps in all).
+    status : called before `progress` with a few words on how it goes, when they have changed.
     logged : called with every `Metric`.
     shown : called with (step, arrays) by `work.show`.
     stop : asked after every step; True saves and raises `Interrupted`.
     """
 
     progress: Callable[[int, int], None] | None = None
+    status: Callable[[str], None] | None = None
     logged: Callable[[Metric], None] | None = None
     shown: Callable[[int, dict[str, np.ndarray]], None] | None = None
     stop: Callable[[], bool] | None = None
@@ -59,7 +61,7 @@ class Work:
     backend
         "numpy" or "cupy"; already the default backend while `train` runs.
     data
-        The folder of data sets (`--data`), or None.
+        The files of the experiment's data sets; read them by `dataset` or `content`.
     """
 
     settings: Any
@@ -67,13 +69,14 @@ class Work:
     trials: tuple[int, ...] = (0,)
     seed: int = 0
     backend: str = "numpy"
-    data: str | None = None
+    data: tuple[datasets.Found, ...] = ()
     checkpoint: Path | None = None
     save_every: float = 10.0
     resume: bool = False
     hooks: Hooks = field(default_factory=Hooks)
     metrics: list[Metric] = field(default_factory=list)
     _looped: bool = False
+    _said: str | Metric | None = None
 
     def generator(self, *block: int | str, trial: int | None = None) -> mt.Generator:
         """A fresh generator keyed by (seed, trial, block): same key, same numbers, anywhere.
@@ -136,6 +139,7 @@ class Work:
         for step in range(start, total):
             yield step
             done = step + 1
+            self._tell()
             if self.hooks.progress:
                 self.hooks.progress(done, total)
             stop = self.hooks.stop is not None and self.hooks.stop()
@@ -154,8 +158,38 @@ class Work:
             }
             metric = Metric(self.variant, trial, int(step), own)
             self.metrics.append(metric)
+            self._said = metric
             if self.hooks.logged:
                 self.hooks.logged(metric)
+
+    def status(self, text: str) -> None:
+        """Say in a few words how it goes ("epoch 3, loss 0.31"); shown beside the progress.
+
+        Without it, what was last logged is shown.
+        """
+        self._said = text
+
+    def dataset(self, name: str) -> Path:
+        """The file of one of the experiment's data sets, verified just now.
+
+        Raises
+        ------
+        KeyError
+            The experiment has no data set of that name at these settings (see `Task.data`).
+        UsageError
+            The file has gone, or is not the right one any more.
+        """
+        found = self._found(name)
+        datasets.content(found.path, found.file)
+        return found.path
+
+    def content(self, name: str) -> bytes:
+        """The content of that file (of a zip archive, of the member meant), verified just now.
+
+        These are the very bytes whose hash was compared. Raises what `dataset` raises.
+        """
+        found = self._found(name)
+        return datasets.content(found.path, found.file)
 
     def show(self, step: int, **arrays: Any) -> None:
         """Give `Task.live` a frame to draw; does nothing unless `--live` was asked for.
@@ -173,6 +207,25 @@ class Work:
     def shows(self) -> bool:
         """Whether `show` will draw, so that work done only for the picture can be left out."""
         return self.hooks.shown is not None
+
+    def _found(self, name: str) -> datasets.Found:
+        for found in self.data:
+            if found.name == name:
+                return datasets.at_hand(found)
+        raise KeyError(f"there is no data set {name!r} here; {[one.name for one in self.data]}")
+
+    def _tell(self) -> None:
+        if self._said is None or self.hooks.status is None:
+            return
+        match self._said:
+            case Metric(values=values):
+                text = ", ".join(
+                    f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items()
+                )
+            case text:
+                pass
+        self.hooks.status(text)
+        self._said = None
 
     def _save(self, done: int, kept: dict[str, Any]) -> None:
         lines = [[m.trial, m.step, dict(m.values)] for m in self.metrics]

@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import errno
 import importlib.util
+import io
+import itertools
 import json
 import math
 import os
@@ -31,6 +33,7 @@ from tasks.harness import (
     Level,
     Row,
     Settings,
+    Trial,
     at_least,
     at_most,
     check_learning_rate,
@@ -213,7 +216,7 @@ def unit_of(task: Any, folder: Path, **changes: Any) -> Unit:
         trials=(1,),
         seed=3,
         backend="numpy",
-        data=None,
+        data=(),
         folder=str(folder),
         resume=True,
         save_every=0.0,
@@ -782,6 +785,105 @@ def test_tensorboard_event_files_hold_every_metric(
     [own] = (folder / "tensorboard" / "far-trial-1").iterdir()
     expected = [(int(m["step"]), k, np.float32(m[k])) for m in lines for k in ("x", "y")]
     assert read_events(own) == expected
+
+
+# -- what a person sees while it runs ----------------------------------------------------------
+
+
+def test_the_unit_s_own_words_go_with_its_progress(walk_task: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    train_unit(unit_of(walk_task, tmp_path / "a"), Hooks(status=said.append))
+    assert len(said) == walk_task.presets["document"].length  # the walk logs every step
+    assert re.fullmatch(r"x -?[\d.e-]+, y -?[\d.e-]+", said[-1])
+
+    def talk(work: Any) -> list[Trial]:
+        for step in work.steps(4):
+            if step % 2:
+                work.log(step, x=step)
+                work.status(f"step {step}: all is well")
+        return [Trial(number) for number in work.trials]
+
+    said.clear()
+    work = Work(settings=None, hooks=Hooks(status=said.append))
+    talk(work)
+    assert said == ["step 1: all is well", "step 3: all is well"]  # told once, when it is new
+
+
+class _Told:
+    """A console that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[float, str]] = []
+
+    def update(self, done: float, *, total: int, status: str = "") -> None:
+        assert 0 <= done <= total
+        self.lines.append((done, status))
+
+
+def test_the_console_hears_of_every_unit(walk_task: Any, tmp_path: Path) -> None:
+    told = _Told()
+    options = scheduling.Options(folder=tmp_path / "run", preset="quick", plots=False)
+    runner.run_task(walk_task, walk_task.presets["quick"], options, told)
+    for name in ("near-0", "near-1", "far-0", "far-1"):
+        assert any(status.startswith(f"{name}: x ") for _, status in told.lines), name
+    done = [part for part, _ in told.lines]
+    assert done == sorted(done)
+    assert done[-1] == 4
+
+
+def test_a_worker_s_words_come_through_its_file(
+    walk_task: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from tasks import units
+
+    folder = RunFolder(tmp_path)
+    unit = unit_of(walk_task, tmp_path)
+    assert scheduling._how_far(folder, unit) == (0.0, "")
+    seen = []
+    clock = itertools.count()
+    monkeypatch.setattr(units.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        RunFolder,
+        "save_unit",
+        lambda self, name, result: seen.append(scheduling._how_far(folder, unit)),
+    )
+    units.train_in_worker(unit)
+    [(part, status)] = seen
+    assert part == 1.0
+    assert status.startswith(f"{unit.name}: x ")
+
+
+def test_plain_lines_tell_the_time_left_and_the_words(monkeypatch: Any, capsys: Any) -> None:
+    from tasks import console
+
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.ProgressBar("walk") as bar:
+        bar.update(1.0, total=4, status="one: x 1")  # a quarter was done when it went on
+        now[0] = 60.0
+        bar.update(2.0, total=4, status="two: x [0.5]")
+        now[0] = 5000.0
+        bar.update(2.0, total=4)
+    assert capsys.readouterr().err.splitlines() == [
+        "walk: 50 % after 1 min 0 s, 2 min 0 s left; two: x [0.5]",
+        "walk: 50 % after 1 h 23 min, 2 h 46 min left",
+    ]
+
+
+def test_the_bar_shows_the_words(monkeypatch: Any) -> None:
+    from tasks import console
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with console.ProgressBar("walk") as bar:
+        bar.update(4.0, total=4, status="two: x [0.5]")
+    assert "two: x [0.5]" in screen.getvalue()
 
 
 # -- other processes ---------------------------------------------------------------------------
