@@ -572,7 +572,7 @@ TASK = Task(
         last epoch is not the best one. The row "epoch of the lowest validation loss" says when to
         stop.
 
-        Single epochs jump by several hundredths, in the book's log as in ours: the best of ten is a
+        Single epochs of the book's log jump by several hundredths: the best of ten is a
         lucky one, and 0.893 against 0.877 is no difference between two networks. Compare the test
         accuracies and their spread over the trials.
     """,
