@@ -428,7 +428,6 @@ def train(work: Work) -> list[Trial]:
         if done * settings.batch_size < len(shown):
             seen["forecast"].append(forecast)
         mae = seen["validation"] / (done + 1)
-        work.status(f"epoch {epoch + 1} of {epochs}, validation MAE {mae:.4f}{_so_far(best)}")
         if done + 1 == batches:
             training = seen["training"] / settings.updates
             work.log(epoch + 1, training_mae=training, validation_mae=mae)
@@ -436,6 +435,7 @@ def train(work: Work) -> list[Trial]:
                 weights = {name: p.numpy().copy() for name, p in model.state_dict().items()}
                 forecasts = np.concatenate(seen["forecast"])[: len(shown)]
                 best.update(mae=mae, epoch=epoch + 1, weights=weights, forecast=forecasts)
+        work.status(f"epoch {epoch + 1} of {epochs}, validation MAE {mae:.4f}{_so_far(best)}")
     last = work.metrics[-1].values
     mean, deviation = (part[TEMPERATURE] for part in climate.scale)
     values = {
@@ -818,7 +818,7 @@ def _mae_figure(run: Run) -> Figure:
     facts = run.of("naive")[0].values
     naive = facts["best_validation_mae"]
     panels = list(np.atleast_1d(grid).flat)
-    lowest = highest = naive
+    lowest, ends = naive, [naive]
     for axes, model in zip(panels, models, strict=False):
         published = PUBLISHED[model]
         for name, label, color, style in (
@@ -827,11 +827,10 @@ def _mae_figure(run: Run) -> Figure:
         ):
             epochs, values = run.curve(name, model)
             plots.curves(axes, epochs, values, label=label, color=color, style=style)
-            # One wild epoch would make all else flat.
-            finite = values[np.isfinite(values)]
+            finite = values.T[np.isfinite(values.T)]  # by epoch, then by trial
             if finite.size:
                 lowest = min(lowest, float(finite.min()))
-                highest = max(highest, float(np.quantile(finite, 0.98)))
+                ends.append(float(np.median(finite[-len(values) :])))
         axes.axhline(
             naive, color="0.35", linestyle=":", linewidth=1.4, label=f"naive forecast, {naive:.4f}"
         )
@@ -849,7 +848,8 @@ def _mae_figure(run: Run) -> Figure:
         axes.set_xlim(0.5, run.settings.epochs_of(model) + 0.5)
     for axes in panels[len(models) :]:
         axes.set_visible(False)
-    panels[0].set_ylim(0.9 * lowest, 1.08 * highest)
+    # First epochs may lie far above all that follows, and would make it flat.
+    panels[0].set_ylim(0.9 * lowest, max(1.8 * naive, 1.2 * max(ends)))
     for axes in panels[::columns]:
         axes.set_ylabel("MAE (standard deviations)")
     handles, labels = panels[0].get_legend_handles_labels()
