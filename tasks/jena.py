@@ -685,8 +685,11 @@ def _claims(run: Run, label: str) -> list[Row]:
     """What the book says of two networks side by side, trial by trial."""
     models, comparable = run.settings.models, _as_published(run)
 
-    def verdict(target: float, tolerance: tuple[float, float]) -> dict[str, Any]:
-        judged = {"target": target, "source": "upstream", "tolerance": tolerance}
+    def verdict(published: float, tolerance: tuple[float, float]) -> dict[str, Any]:
+        """On other weather than the book's only the sign of a difference can be expected."""
+        judged: dict[str, Any] = {"target": 0.0, "source": "computed", "tolerance": tolerance}
+        if label == "eight years":
+            judged |= {"target": published, "source": "upstream"}
         return judged if comparable else {}
 
     def each(quantity: str, model: str) -> np.ndarray:
@@ -701,13 +704,13 @@ def _claims(run: Run, label: str) -> list[Row]:
                 f"{label}, dropout less without: best validation MAE",
                 **median_of(better),
                 **verdict(-0.0025, at_most(0.0)),
-                note="Published: a little better. Below 0 it is.",
+                note="Published: -0.0025, a little better. Below 0 it is.",
             ),
             Row(
                 f"{label}, dropout less without: rise from the best to the last validation MAE",
                 **median_of(overfit[0] - overfit[1]),
                 **verdict(-0.029, at_most(0.0)),
-                note="Published: with dropout it does not overfit. Below 0, less than without.",
+                note="Published: -0.029, it does not overfit. Below 0, less than without.",
             ),
         ]
     if "dropout" in models and "stacked" in models:
@@ -715,7 +718,7 @@ def _claims(run: Run, label: str) -> list[Row]:
             Row(
                 f"{label}, two GRUs less one, both with dropout: best validation MAE",
                 **median_of(each("best", "stacked") - each("best", "dropout")),
-                note="Published: 0.0014; not significantly better.",
+                note="Published: 0.0014, no better.",
             )
         )
     if "gru" in models and "bidirectional" in models:
@@ -723,7 +726,7 @@ def _claims(run: Run, label: str) -> list[Row]:
             Row(
                 f"{label}, both directions less one: best validation MAE",
                 **median_of(each("best", "bidirectional") - each("best", "gru")),
-                note="Published: -0.0029; about as good.",
+                note="Published: -0.0029, about as good.",
             )
         )
     if "gru" in models and "reversed" in models:
@@ -732,7 +735,7 @@ def _claims(run: Run, label: str) -> list[Row]:
                 f"{label}, reversed less forward: best validation MAE",
                 **median_of(each("best", "reversed") - each("best", "gru")),
                 **verdict(0.1346, at_least(0.0)),
-                note="Published: much worse. The last hours say most, and it reads them first.",
+                note="Published: 0.1346. The last hours say most, and it reads them first.",
             )
         )
     return table
