@@ -414,8 +414,9 @@ def _log(run: Run, variant: str) -> str:
             cells = [f"{ours} ({book:.4f})" for ours, book in zip(cells, published[i], strict=True)]
         lines.append(f"{epoch:5}" + "".join(f"{cell:>17}" for cell in cells))
         if variant == "lstm" and published and int(epoch) in DOCUMENT:
-            cells = [f"{value:.4f}" for value in DOCUMENT[int(epoch)]]
-            lines.append("  the document prints" + "  ".join(cells).rjust(5 + 4 * 17 - 21))
+            cells = [f"{value:.4f}{'':9}" for value in DOCUMENT[int(epoch)]]
+            line = f"{epoch:5}" + "".join(f"{cell:>17}" for cell in cells)
+            lines.append(f"{line} is what the document prints")
     return "\n".join(lines)
 
 
@@ -492,13 +493,10 @@ def _curves(run: Run, name: str, column: int, label: str) -> Figure:
         if real and name == "accuracy" and variant not in LOG:
             axis.axhline(BEST[variant], color="0.35", linestyle=":", linewidth=1.2)
             axis.annotate(
-                f"the book's best epoch, validation: {BEST[variant]}",
-                xy=(0.995, BEST[variant]),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, -3),
-                textcoords="offset points",
+                f"dotted: the book's best epoch, validation: {BEST[variant]}",
+                xy=(0.98, 0.04),
+                xycoords="axes fraction",
                 ha="right",
-                va="top",
                 fontsize=8,
                 color="0.25",
             )
