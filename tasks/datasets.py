@@ -99,7 +99,7 @@ class Found:
 
 
 class _Unusable(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with its name."""
+    """What is wrong: with a file, the end of a sentence that begins with its name."""
 
 
 def resolve(data: DataSet, folder: str | None = None) -> Found:
@@ -226,11 +226,14 @@ def _fetch(data: DataSet, looked: Sequence[Path], target: Path) -> Found:
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target) as temporary:
                 part = Path(temporary) / file.name
                 _download(url, part)
-                _content(part, file)
+                try:
+                    _content(part, file)
+                except _Unusable as error:
+                    raise _Unusable(f"what it sends {error}") from error
                 os.replace(part, target / file.name)
             return Found(data, target / file.name, file)
         except _Unusable as error:
-            failed.append(f"{url} (what it sends {error})")
+            failed.append(f"{url} ({error})")
         except OSError as error:
             raise UsageError(
                 f"{missing}, and {target} cannot be written ({error.strerror or error}); {put}"
@@ -245,8 +248,8 @@ def _download(url: str, path: Path) -> None:
     try:
         pooch.HTTPDownloader(chunk_size=1 << 16)(url, str(path), None)
     except requests.HTTPError as error:
-        raise _Unusable(f"is status {error.response.status_code}") from error
+        raise _Unusable(f"it answers with status {error.response.status_code}") from error
     except requests.exceptions.ChunkedEncodingError as error:
-        raise _Unusable("breaks off before its end") from error
+        raise _Unusable("it breaks off before the end") from error
     except requests.RequestException as error:  # these are OSErrors, too
-        raise _Unusable(f"is nothing: {type(error).__name__}") from error
+        raise _Unusable(f"no answer: {type(error).__name__}") from error
