@@ -1,0 +1,164 @@
+"""Committed results of real runs, to set a reader's own cell beside.
+
+`tasks/baselines/NAME.json` holds, for experiment NAME, the trials of earlier runs: their settings,
+each variant's results and curves, trial by trial. It is made from a finished run's folder by
+
+    python -m tasks run adding --out runs
+    python -m tasks.baselines runs/adding-document
+
+which replaces what the file held of a run with the same settings.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.harness import UsageError
+
+__all__ = ["Baseline", "Column", "load", "take"]
+
+FOLDER = Path(__file__).parent
+DIGITS = 6
+"""Significant digits of what is kept."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One variant's trials: a dictionary of results each, and the logged curves.
+
+    steps : (n,), the steps at which anything was logged.
+    curves : by metric, (trials, n), NaN where a trial logged nothing.
+    """
+
+    trials: Sequence[Mapping[str, Any]]
+    steps: np.ndarray
+    curves: Mapping[str, np.ndarray]
+
+    def values(self, name: str) -> list[Any]:
+        """One result of every trial."""
+        return [trial[name] for trial in self.trials]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One committed run: its settings, its seed, its columns by variant."""
+
+    settings: Mapping[str, Any]
+    seed: int
+    columns: Mapping[str, Column]
+
+    def differences(self, settings: Mapping[str, Any], ignore: Sequence[str]) -> list[str]:
+        """What another run set otherwise, in words: "batch 32 (here 64)"."""
+        return [
+            f"{name} {value} (here {settings[name]})"
+            for name, value in self.settings.items()
+            if name not in ignore and name in settings and _plain(settings[name]) != value
+        ]
+
+
+def load(task: str, **wanted: Any) -> Baseline | None:
+    """The committed run of an experiment whose settings have the values `wanted`, or None."""
+    path = FOLDER / f"{task}.json"
+    if not path.exists():
+        return None
+    for kept in json.loads(path.read_text(encoding="utf-8")):
+        if all(kept["settings"].get(name) == _plain(value) for name, value in wanted.items()):
+            columns = {name: _column(held) for name, held in kept["columns"].items()}
+            return Baseline(kept["settings"], kept["seed"], columns)
+    return None
+
+
+def take(folder: Path) -> Path:
+    """Keep a finished run as a baseline; returns the file that now holds it.
+
+    Raises
+    ------
+    UsageError
+        There is no finished run in the folder.
+    """
+    try:
+        task = json.loads((folder / "result.json").read_text(encoding="utf-8"))["task"]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        trials = _read(folder / "trials.csv")
+        metrics = _read(folder / "metrics.csv")
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} holds no finished run ({error})") from error
+    columns: dict[str, Any] = {}
+    for trial in trials:
+        column = columns.setdefault(trial.pop("variant"), {"trials": [], "curves": []})
+        column["trials"].append(trial)
+        column["curves"].append({})
+    for metric in metrics:
+        curve = columns[metric.pop("variant")]["curves"][metric.pop("trial")]
+        for name, value in metric.items():
+            if name != "step" and value != "":
+                points = curve.setdefault(name, {"steps": [], "values": []})
+                points["steps"].append(metric["step"])
+                points["values"].append(value)
+    entry = {"settings": config["settings"], "seed": config["seed"], "columns": columns}
+    path = FOLDER / f"{task}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = [old for old in kept if old["settings"] != entry["settings"]] + [entry]
+    path.write_text(_lines(kept), encoding="utf-8")
+    return path
+
+
+def _lines(kept: list[dict[str, Any]]) -> str:
+    """JSON with a line for each trial and for each curve, so that a diff can be read."""
+
+    def block(items: Sequence[Any]) -> str:
+        return "[\n" + ",\n".join(json.dumps(item) for item in items) + "\n]"
+
+    runs = []
+    for run in kept:
+        columns = ",\n".join(
+            f'{json.dumps(name)}: {{"trials": {block(column["trials"])},\n'
+            f'"curves": {block(column["curves"])}}}'
+            for name, column in run["columns"].items()
+        )
+        head = f'"settings": {json.dumps(run["settings"])},\n"seed": {run["seed"]}'
+        runs.append(f'{{{head},\n"columns": {{\n{columns}\n}}}}')
+    return "[\n" + ",\n".join(runs) + "\n]\n"
+
+
+def _column(held: Mapping[str, Any]) -> Column:
+    steps = sorted(
+        {step for curve in held["curves"] for points in curve.values() for step in points["steps"]}
+    )
+    place = {step: i for i, step in enumerate(steps)}
+    names = {name for curve in held["curves"] for name in curve}
+    curves = {name: np.full((len(held["curves"]), len(steps)), np.nan) for name in sorted(names)}
+    for line, curve in enumerate(held["curves"]):
+        for name, points in curve.items():
+            where = [place[step] for step in points["steps"]]
+            curves[name][line, where] = points["values"]
+    return Column(held["trials"], np.array(steps, dtype=np.int64), curves)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if number.is_integer() and "." not in text and "e" not in text.lower():
+        return int(number)
+    return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else number
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,26 @@
+"""`python -m tasks.baselines FOLDER…` keeps finished runs as baselines."""
+
+import sys
+from pathlib import Path
+
+from tasks.baselines import take
+from tasks.console import say
+from tasks.harness import UsageError
+
+
+def main(folders: list[str]) -> int:
+    """Take every folder; returns the exit code."""
+    if not folders or folders[0].startswith("-"):
+        say("usage: python -m tasks.baselines FOLDER…   (folders of finished runs)")
+        return 2
+    try:
+        for folder in folders:
+            say(f"kept in {take(Path(folder))}")
+    except UsageError as error:
+        say(f"baselines: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
