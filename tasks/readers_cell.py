@@ -201,7 +201,9 @@ def _readers_layer(
         gate = "f" if "f" in cell.gates else None
         return _of_cell(cell)(input_size, hidden_size, generator), gate
     options = {"generator": generator} if _takes_generator(cell) else {}
-    return nn.Recurrent(cell(input_size, hidden_size, **options), input_size, hidden_size), None
+    module = cell(input_size, hidden_size, **options)
+    units = getattr(module, "hidden_size", hidden_size)  # it may have made itself wider
+    return nn.Recurrent(module, input_size, units), None
 
 
 def _takes_generator(module: type) -> bool:
