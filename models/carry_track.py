@@ -77,9 +77,7 @@ class CarryTrack(nn.Module):
         shape = (batch_size, self.hidden_size)
         return mt.zeros(shape, dtype=self.bias.dtype), mt.zeros(shape, dtype=self.bias.dtype)
 
-    def step(
-        self, x: mt.Tensor, state: tuple[mt.Tensor, mt.Tensor]
-    ) -> tuple[mt.Tensor, mt.Tensor]:
+    def step(self, x: mt.Tensor, state: tuple[mt.Tensor, mt.Tensor]) -> tuple[mt.Tensor, mt.Tensor]:
         """From x (B, I) and (h, c), each (B, H), to the new (h, c)."""
         h, c = state
         linear = nn.functional.linear

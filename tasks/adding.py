@@ -8,10 +8,10 @@ a cell of the reader's own,
 
 set beside the committed results of the library's cells (`tasks/baselines/adding.json`).
 
-Two points are open in the paper's text. "One of the first T/2 - 1 still unmarked pairs" is read word
-for word: of the pairs not yet marked, in order, the first T/2 - 1. Then no marked pair is later than
-pair T/2, which gives exactly the minimal time lags that the paper's table prints (T/2 steps). And
-what holds for the first draw, that a marked first pair keeps its marker -1 and counts as X = 0,
+Two points are open in the paper's text. "One of the first T/2 - 1 still unmarked pairs" is read
+word for word: of the pairs not yet marked, in order, the first T/2 - 1. Then no marked pair is
+later than pair T/2, which gives exactly the minimal time lags that the paper's table prints (T/2
+steps). And what holds for the first draw, that a marked first pair keeps its marker -1 and counts as X = 0,
 holds for the second as well.
 """
 
@@ -98,7 +98,7 @@ class AddingSettings(Settings):
     updates: int = 5000
     """The most updates; a trial stops when the problem is solved."""
     remember: float = 4.0
-    """Start of the bias of the gate that keeps the state (f of an LSTM, z of a GRU); 0: as drawn."""
+    """Start of the bias of the gate that keeps the state (LSTM's f, GRU's z); 0: as drawn."""
     clip: float = 1.0
     """Longest gradient, as a norm over all weights; 0: not clipped."""
 
@@ -438,11 +438,10 @@ def printout(run: Run) -> str:
         )  # fmt: skip
     elif settings.cell != "library":
         told.append(
-            f"There are no committed columns for T = {settings.length}: "
-            "`--length 100` has them."
+            f"There are no committed columns for T = {settings.length}: `--length 100` has them."
         )
     lines = [
-        [""] + list(table),
+        ["", *table],
         ["solved"] + [f"{sum(bool(t['solved']) for t in c)} of {len(c)}" for c in table.values()],
     ]
     for words, name in (
@@ -452,7 +451,9 @@ def printout(run: Run) -> str:
         ("parameters", "parameters"),
     ):
         cells = [float(np.median([t[name] for t in c])) for c in table.values()]
-        lines.append([words] + [f"{v:,.0f}" if abs(v) >= 1 or v == 0 else f"{v:.2g}" for v in cells])
+        lines.append(
+            [words] + [f"{v:,.0f}" if abs(v) >= 1 or v == 0 else f"{v:.2g}" for v in cells]
+        )
     # One configuration a line would be shorter; a column each is what is compared.
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
@@ -549,9 +550,9 @@ def _solved_figure(run: Run) -> Figure:
 
 
 def solved_bars(bars: Sequence[tuple[str, Sequence[bool], bool]], title: str) -> Figure:
-    """A bar for each (name, verdict of each trial, whether it is shown pale), Wilson's interval on it."""
+    """A bar and Wilson's interval for each (name, verdicts of its trials, whether to draw pale)."""
     figure, axes = plots.new_figure(height=1.6 + 0.5 * len(bars))
-    for place, (name, solved, pale) in enumerate(bars):
+    for place, (_, solved, pale) in enumerate(bars):
         rate = success_rate(solved)
         low, high = rate["spread"]
         color = plots.PALETTE[5] if pale else plots.PALETTE[0]
@@ -576,21 +577,23 @@ TASK = Task(
     documents=("004", "002"),
     title="the adding problem: which cell keeps two numbers over a hundred steps? Or your own cell",
     claim="""
-        Every step brings a value and a marker; two values are marked, and at the end of at least
-        T steps the network is asked for their sum. Nothing but keeping two real numbers, undisturbed
-        by all the others, for at least T/2 steps solves it. Experiment 4 of the 1997 paper, in which
-        its LSTM needs 74,000 sequences at T = 100; document 004 passes over it in a line, and writes
-        discrete where the paper says *distributed* representation of continuous values.
+        Every step brings a value and a marker; two values are marked, and at the end of at
+        least T steps the network is asked for their sum. Nothing but keeping two real
+        numbers, undisturbed by all the others, for at least T/2 steps solves it. Experiment
+        4 of the 1997 paper, in which its LSTM needs 74,000 sequences at T = 100; document
+        004 passes over it in a line, and writes discrete where the paper says *distributed*
+        representation of continuous values.
 
-        Here today's cells are trained on it, in minibatches by Adam: a simple RNN, which the
-        documents say cannot, the LSTM with a forget gate, the GRU, the peephole LSTM. (The 1997
-        network itself, without a forget gate and by its own learning rule, is not among them.) All
-        start with the gate that keeps the state open; without that (--remember 0) an LSTM of this
-        size forgets half of its state at every step and learns nothing in this time.
+        Here today's cells are trained on it, in minibatches by Adam: a simple RNN, which
+        the documents say cannot, the LSTM with a forget gate, the GRU, the peephole LSTM.
+        (The 1997 network itself, without a forget gate and by its own learning rule, is not
+        among them.) All start with the gate that keeps the state open; without that
+        (--remember 0) an LSTM of this size forgets half of its state at every step and
+        learns nothing in this time.
 
-        One reading of the paper stays open. Its text gives the output unit a logistic function,
-        whose ends the targets, up to 0 and 1, can be reached by infinite weights only. So the LSTM
-        is trained with a linear and with a logistic output, a row each.
+        One reading of the paper stays open. Its text gives the output unit a logistic
+        function, whose ends the targets, up to 0 and 1, can be reached by infinite weights
+        only. So the LSTM is trained with a linear and with a logistic output, a row each.
     """,
     equations="""
         x_t = (value, marker), value uniform in [-1, 1]; length uniform in T … T + T/10
@@ -601,14 +604,15 @@ TASK = Task(
         always saying the mean: squared error (2 - P) / 48, P = 1/10 + 9/10 / (T/2 - 1)
     """,
     look_for="""
-        learning_curves.png: every curve first lies on the level of always saying the mean, and then
-        falls in one leap or never. Where it leaps differs from trial to trial. solved.png: how many
-        did.
+        learning_curves.png: every curve first lies on the level of always saying the mean,
+        and then falls in one leap or never. Where it leaps differs from trial to trial.
+        solved.png: how many did.
 
-        Your own cell: --cell FILE.py:NAME, where NAME is a recurrence.Cell (@cell) or a Module class
-        with step(x, state), built as NAME(input_size, hidden_size). It stands beside the committed
-        columns in the printed table, in the rows' reference levels and in both figures. Try also
-        --optimizer sgd, --output logistic, --remember 0, --length 50.
+        Your own cell: --cell FILE.py:NAME, where NAME is a recurrence.Cell (@cell) or a
+        Module class with step(x, state), built as NAME(input_size, hidden_size). It stands
+        beside the committed columns in the printed table, in the rows' reference levels and
+        in both figures. Try also --optimizer sgd, --output logistic, --remember 0, --length
+        50.
     """,
     settings=AddingSettings,
     presets={

@@ -29,7 +29,7 @@ import numpy as np
 
 import microtensor as mt
 from microtensor import nn
-from microtensor.recurrence import Cell, gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence import Cell, lstm, peephole_lstm, rnn_relu, rnn_tanh
 from models.carry_track import CarryTrack
 from tasks.harness import UsageError
 
@@ -225,7 +225,7 @@ def _open(layer: nn.Recurrent, gate: str, bias: float) -> None:
 
 
 def version(spec: str) -> str:
-    """Twelve digits of the SHA-256 of the cell's file, which change when it does; "" if it has none.
+    """Twelve digits of the SHA-256 of the cell's file; "" for a cell of the library.
 
     Trials keep it, so that a table tells of which version of the file each is.
     """

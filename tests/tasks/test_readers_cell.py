@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +50,8 @@ class Wide(nn.Module):
     """Its output is wider than its hidden size."""
     def __init__(self, input_size, hidden_size, generator=None):
         self.hidden_size = 2 * hidden_size
-        self.linear = nn.Linear(input_size + self.hidden_size, self.hidden_size, generator=generator)
+        size = self.hidden_size
+        self.linear = nn.Linear(input_size + size, size, generator=generator)
 
     def step(self, x, state):
         return mt.tanh(self.linear(mt.concatenate([x, state], axis=-1)))
@@ -242,9 +242,9 @@ def test_what_a_cell_raises_later_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "late.py"
     path.write_text("def late():\n    raise KeyError('too late')\n")
     module = readers_cell._import(path)
-    with pytest.raises(UsageError, match=r"late.py:cell: KeyError, line 2: 'too late'"):
-        with blaming(f"{path}:cell"):
-            module.late()
+    says = r"late.py:cell: KeyError, line 2: 'too late'"
+    with pytest.raises(UsageError, match=says), blaming(f"{path}:cell"):
+        module.late()
     with pytest.raises(ZeroDivisionError), blaming(f"{path}:cell"):  # not the reader's
         _ = 1 / 0
 
