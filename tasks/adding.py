@@ -11,8 +11,8 @@ set beside the committed results of the library's cells (`tasks/baselines/adding
 Two points are open in the paper's text. "One of the first T/2 - 1 still unmarked pairs" is read
 word for word: of the pairs not yet marked, in order, the first T/2 - 1. Then no marked pair is
 later than pair T/2, which gives exactly the minimal time lags that the paper's table prints (T/2
-steps). And what holds for the first draw, that a marked first pair keeps its marker -1 and counts as X = 0,
-holds for the second as well.
+steps). And what holds for the first draw, that a marked first pair keeps its marker -1 and counts
+as X = 0, holds for the second as well.
 """
 
 from __future__ import annotations
