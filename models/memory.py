@@ -96,10 +96,16 @@ class MemoryLSTM(nn.Module):
         Size A of the alphabet (5).
     hidden_size : int
         Units H (20).
+    forget_bias : float
+        First bias of the forget gates; Keras' is 1, where the hard gate keeps 0.7 of a cell.
     """
 
     def __init__(
-        self, generators: Sequence[mt.Generator], symbols: int = 5, hidden_size: int = 20
+        self,
+        generators: Sequence[mt.Generator],
+        symbols: int = 5,
+        hidden_size: int = 20,
+        forget_bias: float = 1.0,
     ) -> None:
         trials, wide = len(generators), 4 * hidden_size
         self.kernel = _side_by_side(generators, lambda g: glorot_uniform(g, symbols, wide))
@@ -107,20 +113,20 @@ class MemoryLSTM(nn.Module):
             generators, lambda g: orthogonal(g, hidden_size, wide)
         )
         bias = np.zeros((trials, 1, wide), "float32")
-        bias[:, :, hidden_size : 2 * hidden_size] = 1.0
+        bias[:, :, hidden_size : 2 * hidden_size] = forget_bias
         self.bias = nn.Parameter(mt.tensor(bias))
         self.dense_kernel = _side_by_side(
             generators, lambda g: glorot_uniform(g, hidden_size, symbols)
         )
         self.dense_bias = nn.Parameter(mt.zeros((trials, 1, symbols)))
 
-    def initial_state(self) -> State:
-        """An empty memory: `h` and `c`, zeros of shape `(K, 1, H)`."""
+    def initial_state(self, batch: int = 1) -> State:
+        """An empty memory for B sequences: `h` and `c`, zeros of shape `(K, B, H)`."""
         trials, hidden_size, _ = self.recurrent_kernel.shape
-        return mt.zeros((trials, 1, hidden_size)), mt.zeros((trials, 1, hidden_size))
+        return mt.zeros((trials, batch, hidden_size)), mt.zeros((trials, batch, hidden_size))
 
     def step(self, x: mt.Tensor, state: State) -> tuple[mt.Tensor, State]:
-        """Read one symbol `x`, `(1, A)`; return the logits `(K, 1, A)` and the new state."""
+        """Read one symbol `x`, `(B, A)`; return the logits `(K, B, A)` and the new state."""
         h, c = state
         from_input, from_state = x @ self.kernel + self.bias, h @ self.recurrent_kernel
         h, c = keras_lstm.step(from_input, from_state, (h, c))
