@@ -10,8 +10,6 @@ thousand symbols nothing of size 1000 × 4H is multiplied at any step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 import microtensor as mt
@@ -80,11 +78,14 @@ def softmax_cross_entropy(logits: mt.Tensor, target: np.ndarray) -> mt.Tensor:
     return mt.logsumexp(logits, axis=-1) - (logits * mt.tensor(right)).sum(axis=-1)
 
 
-def read_numbers(model: MemoryLSTM, x: np.ndarray, state: State | None = None) -> mt.Tensor:
-    """One step of a network with one real input and output on B numbers `(B,)`: `(K, B)`."""
+def read_numbers(
+    model: MemoryLSTM, x: np.ndarray, state: State | None = None
+) -> tuple[mt.Tensor, State]:
+    """One step of B rows on real numbers `(B,)`, from an empty memory if `state` is None.
+
+    The model is a `MemoryLSTM` with one input and one, linear, output; returns the output `(K, B)`
+    and the new state.
+    """
     values = mt.tensor(np.asarray(x, "float32")[:, None])
-    output, _ = model.step(values, model.initial_state(len(x)) if state is None else state)
-    return mt.squeeze(output, -1)
-
-
-__all__ = ["SequenceLSTM", "Sequence", "read_numbers", "softmax_cross_entropy"]
+    output, state = model.step(values, model.initial_state(len(x)) if state is None else state)
+    return mt.squeeze(output, -1), state
