@@ -643,9 +643,9 @@ TASK = Task(
         "iteration 0 the sigmoid network's first layer gets a quarter to a seventh of what the "
         "ReLU network's gets, and a fiftieth of what its own second layer gets. Ten iterations "
         "later the layers of both networks stand two to one, and over the whole training the "
-        "sigmoids' first layer gets more than the ReLU network's. Nor is it the size of an entry that is "
-        "plotted: the sum of |dW| is divided by rows + columns, 52 for 100 entries in the first "
-        "layer and 100 for 2,500 in the second.\n\n"
+        "sigmoids' first layer gets more than the ReLU network's. Nor is it the size of an entry "
+        "that is plotted: the sum of |dW| is divided by rows + columns, 52 for 100 entries in the "
+        "first layer and 100 for 2,500 in the second.\n\n"
         "The document's listing cannot do what it says: " + "; ".join(LISTING_FAULTS) + ". Its "
         "log is that of the ReLU network alone. What is rebuilt here is the original."
     ),
