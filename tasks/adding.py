@@ -263,7 +263,7 @@ def _train(work: Work, column: Column) -> Trial:
         if (update + 1) % LOGGED == 0:
             work.log(update + 1, mse=kept["squares"] / LOGGED)
             kept["squares"] = 0.0
-        kept["solved"] = bool((kept["errors"] < RIGHT).all() and kept["errors"].mean() < SOLVED)
+        kept["solved"] = is_solved(kept["errors"])
         if kept["solved"] or not math.isfinite(loss.item()):
             break
     errors = test_errors(model, work.generator("test"), settings.length)
@@ -281,6 +281,11 @@ def _train(work: Work, column: Column) -> Trial:
     if readers_cell.is_file(column.cell):
         values["cell_file"] = readers_cell.version(column.cell)
     return Trial(number, values, model.state_dict())
+
+
+def is_solved(errors: np.ndarray) -> bool:
+    """The paper's rule, on the absolute errors of the last sequences (inf where none came yet)."""
+    return bool((errors < RIGHT).all() and errors.mean() < SOLVED)
 
 
 def test_errors(model: Adding, generator: mt.Generator, length: int) -> np.ndarray:
@@ -552,24 +557,24 @@ def _solved_figure(run: Run) -> Figure:
 def solved_bars(bars: Sequence[tuple[str, Sequence[bool], bool]], title: str) -> Figure:
     """A bar and Wilson's interval for each (name, verdicts of its trials, whether to draw pale)."""
     figure, axes = plots.new_figure(height=1.6 + 0.5 * len(bars))
+    draw_solved(axes, bars)
+    axes.set(title=title, xlabel="share of trials (line: 95 % interval of Wilson)")
+    return figure
+
+
+def draw_solved(axes: Any, bars: Sequence[tuple[str, Sequence[bool], bool]]) -> None:
+    """The bars of `solved_bars`, from the top down."""
     for place, (_, solved, pale) in enumerate(bars):
         rate = success_rate(solved)
-        low, high = rate["spread"]
         color = plots.PALETTE[5] if pale else plots.PALETTE[0]
         axes.barh(place, rate["value"], color=color, height=0.6)
-        axes.plot([low, high], [place, place], color="0.25", linewidth=1.5)
-        axes.annotate(
-            f"{rate['solved']} of {rate['trials']}",
-            (1.02, place),
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
+        axes.plot(rate["spread"], [place, place], color="0.25", linewidth=1.5)
+        axes.annotate(f"{rate['solved']} of {rate['trials']}", (1.02, place), va="center")
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel="share of trials (line: 95 % interval of Wilson)", xlim=(0, 1.12))
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xlim(0, 1.28)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.grid(axis="y", visible=False)
-    return figure
 
 
 TASK = Task(
