@@ -156,7 +156,11 @@ def test_python_integers_are_integers():
         mt.tensor([1, 2], requires_grad=True)
 
 
-@pytest.mark.parametrize("data", ["text", [1.0, "x"], [object()], {"a": 1}, None], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    ["text", [1.0, "x"], [object()], {"a": 1}, None],
+    ids=["str", "list with str", "list with object", "dict", "None"],
+)
 def test_what_is_not_numbers(data):
     with pytest.raises(TypeError, match="numbers"):
         mt.tensor(data)
@@ -190,7 +194,9 @@ def test_gradients_of_integers_through_operations_are_constants():
 # -- arguments
 
 
-@pytest.mark.parametrize("wrong", [[1.0, 2.0], "text", None, object(), {1.0}], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [[1.0, 2.0], "text", None, object(), {1.0}], ids=lambda wrong: type(wrong).__name__
+)
 def test_an_argument_that_is_no_array(wrong):
     x = leaf(1.0, 2.0)
     for call in (lambda: mt.multiply(x, wrong), lambda: mt.exp(wrong), lambda: mt.matmul(wrong, x)):
