@@ -53,6 +53,9 @@ _DTYPES = {
     "F32": "float32",
     "F64": "float64",
 }
+TEMPORARY = ".microtensor-*.tmp"
+"""What the temporary files of `write_atomically` are called, as a pattern."""
+
 _METADATA = "__metadata__"  # the format's own name for the metadata entry of the header
 _OURS = "microtensor"  # the one metadata entry that is ours: checksum, and which values are JSON
 
@@ -119,7 +122,7 @@ def save(
         raise FileNotFoundError(f"cannot save {path}: there is no folder {folder}; make it first")
     if os.path.isdir(target):
         raise IsADirectoryError(f"cannot save {path}: it is a folder; name a file in it")
-    _write_atomically(target, content)
+    write_atomically(target, content)
 
 
 def load(path: str | os.PathLike[str], *, backend: str | None = None) -> SavedTensors:
@@ -259,10 +262,28 @@ def _check_encodable(text: str, where: str) -> str:
     return text
 
 
-def _write_atomically(target: str, content: bytes) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that whoever reads it sees the old content or the new one, whole.
+
+    Temporary file in the same folder (`TEMPORARY`), fsync, rename, fsync of the folder.
+
+    Raises
+    ------
+    OSError
+        With the path as its `filename`; what stood there before is untouched, and no temporary
+        file is left.
+    """
+    target = os.path.realpath(os.fspath(path))
+    try:
+        _write_beside_and_rename(target, content)
+    except OSError as error:
+        error.filename = os.fspath(path)  # a full disk names no file by itself
+        raise
+
+
+def _write_beside_and_rename(target: str, content: bytes) -> None:
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".microtensor-{os.urandom(8).hex()}.tmp")
+    temporary = os.path.join(folder, TEMPORARY.replace("*", os.urandom(8).hex()))
     try:
         with open(temporary, "xb") as file:
             file.write(content)

@@ -58,6 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = "" if isinstance(error.__cause__, OSError) else "; remove it to go on without it"
         say(f"tasks: {error}{advice}")
         return 2
+    except MemoryError as error:
+        advice = "what was finished is kept: go on with --resume, with fewer --jobs or trials"
+        say(f"tasks: there is not enough memory ({error}); {advice}")
+        return 2
+    except BrokenPipeError:  # whoever read our output has heard enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:  # of standard output, for example
+        say(f"tasks: {error}")
+        return 2
     except (Stopped, KeyboardInterrupt) as stop:
         saved = "stopped; what was computed is saved." if isinstance(stop, Stopped) else "stopped."
         resume = [*given, *([] if "--resume" in given else ["--resume"])]

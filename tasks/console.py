@@ -90,6 +90,13 @@ class ProgressBar:
                 f"{f'; {status}' if status else ''}"
             )
 
+    def say(self, text: str) -> None:
+        """One line that stays, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self._title}: {text}", markup=False, highlight=False)
+        else:
+            say(f"{self._title}: {text}")
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

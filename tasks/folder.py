@@ -8,6 +8,9 @@
     printout.txt        what the original program prints, where there is such a thing
     *.png               the figures
     checkpoints/        while the run is unfinished: one file a unit of work
+    live.png            the picture of `--live`, where there is no window to draw it in
+
+Every file is written beside its place and renamed: what has its name is whole.
 
 Nothing in metrics.csv, trials.csv and model.safetensors depends on the clock, the machine or the
 number of jobs: the same settings and seed give the same bytes.
@@ -16,9 +19,9 @@ number of jobs: the same settings and seed give the same bytes.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 
 import microtensor as mt
+from microtensor.io import TEMPORARY, write_atomically
 from tasks import snapshot
 from tasks.datasets import Found
 from tasks.harness import Metric, Row, Run, Task, Trial, UsageError
@@ -55,7 +59,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.stop_file = self.checkpoints / "stop"
+        self.running_file = self.checkpoints / "running"
 
     @property
     def finished(self) -> bool:
@@ -101,9 +105,23 @@ class RunFolder:
             return True
         (self.path / "result.json").unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        self.stop_file.unlink(missing_ok=True)
+        for folder in (self.path, self.checkpoints):  # of a run that was killed
+            for leftover in folder.glob(TEMPORARY):
+                leftover.unlink()
+        self.running_file.touch()
         self._write("config.json", to_json(config))
         return False
+
+    def ask_to_stop(self) -> bool:
+        """Have units in other processes save and stop after their step; False if that cannot be.
+
+        The sign is that a file goes, not that one comes: that works on a full disk, too.
+        """
+        try:
+            self.running_file.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def load_result(self) -> dict[str, Any]:
         """The content of result.json."""
@@ -175,7 +193,9 @@ class RunFolder:
         """One PNG a figure; returns the file names."""
         names = []
         for name, figure in figures.items():
-            figure.savefig(self.path / f"{name}.png", metadata={"Software": None})
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png", metadata={"Software": None})
+            write_atomically(self.path / f"{name}.png", drawn.getvalue())
             names.append(f"{name}.png")
         return names
 
@@ -194,18 +214,15 @@ class RunFolder:
     ) -> None:
         lines = list(lines)
         columns = list(dict.fromkeys(column for _, values in lines for column in values))
-        temporary = self.path / f".{name}.tmp"
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*keys, *columns])
-            for key, values in lines:
-                writer.writerow([*key, *(values.get(column, "") for column in columns)])
-        os.replace(temporary, self.path / name)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*keys, *columns])
+        for key, values in lines:
+            writer.writerow([*key, *(values.get(column, "") for column in columns)])
+        self._write(name, text.getvalue())
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        write_atomically(self.path / name, text.encode())
 
     def _make_writable(self) -> None:
         try:

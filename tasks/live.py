@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from microtensor.io import write_atomically
 from tasks.console import say
 from tasks.harness import Task
 
@@ -61,9 +63,9 @@ class LivePicture:
 
         figure = Figure(figsize=SIZE, dpi=100)
         self._draw_frame(figure, step, arrays)
-        temporary = self._path.with_suffix(".tmp.png")
-        figure.savefig(temporary)
-        os.replace(temporary, self._path)  # a viewer that reloads never meets half a picture
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+        write_atomically(self._path, drawn.getvalue())  # a viewer never meets half a picture
         self._drawn, self._waiting = time.monotonic(), None
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import microtensor as mt
+from microtensor.io import LoadError
 from tasks.datasets import Found, resolve
 from tasks.folder import RunFolder, configuration, row_to_dict
 from tasks.harness import Row, Run, Task, UsageError
@@ -22,10 +26,15 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
     Raises
     ------
     UsageError
-        The folder, the backend, a data set or the cluster cannot be used.
+        The folder, the backend, a data set or the cluster cannot be used; the disk is full.
     Stopped
         Interrupted; `--resume` goes on from here.
     """
+    with _resumable(options.folder):
+        return _run(task, settings, options, progress)
+
+
+def _run(task: Task, settings: Any, options: Options, progress: Progress) -> dict[str, Any]:
     data = check(task, settings, options)
     folder = RunFolder(options.folder)
     config = configuration(task, settings, options.preset, options.seed, options.backend, data)
@@ -43,6 +52,20 @@ def run_task(task: Task, settings: Any, options: Options, progress: Progress) ->
         data=data,
     )
     return _finish(task, run, options, folder, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses while a run is carried out (a full disk) into one clear line."""
+    try:
+        yield
+    except LoadError:  # says itself what is damaged
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or folder}: {error.strerror or error}; nothing is half-written, "
+            "and what was finished before is kept: when that is put right, go on with --resume"
+        ) from error
 
 
 def _finish(

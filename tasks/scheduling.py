@@ -1,31 +1,33 @@
-"""All units of work of a run, through an executor: here, in local processes, on a Dask cluster.
+"""All units of work of a run, here or through an executor: local processes, or a Dask cluster.
 
-Where a unit runs changes nothing about what it computes.
+Where a unit runs, and how often it must be begun again because its worker died, changes nothing
+about what it computes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from tasks import BLAS_THREADS
 from tasks.datasets import Found
 from tasks.folder import RunFolder, UnitResult
 from tasks.harness import Task, UsageError
 from tasks.tensorboard import Board
-from tasks.units import Unit, start_worker, train_in_worker, train_unit
+from tasks.units import Unit, train_unit
 from tasks.work import Hooks, Interrupted
+from tasks.workers import WorkerDied, Workers, cluster, processes
+
+LIVES = 3
+"""How often a unit of work may lose its worker process before the run is ended."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Progress(Protocol):
 
         `status` is what the running ones say of themselves.
         """
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
 
 
 class Stopped(Exception):
@@ -114,11 +119,12 @@ def run_units(
         elif options.cluster is None and (options.jobs == 1 or len(pending) <= 1):
             _train_here(pending, finished, progress, interrupted, board, None)
         else:
-            executor = closing.enter_context(_executor(options, len(pending)))
-            run = train_unit if options.cluster else train_in_worker
-            with _deaf_to_ctrl_c():
-                futures = {executor.submit(run, unit): unit for unit in pending}
-            _gather(futures, finished, folder, progress, interrupted, board)
+            workers: Workers = (
+                closing.enter_context(cluster(options.cluster))
+                if options.cluster is not None
+                else closing.enter_context(processes(min(options.jobs, len(pending))))
+            )
+            _gather(pending, finished, workers, folder, progress, interrupted, board)
     progress.update(len(units), total=len(units))
     return [finished[unit.name] for unit in units]
 
@@ -172,46 +178,62 @@ class _One:
 
 
 def _gather(
-    futures: dict[Future[UnitResult], Unit],
+    pending: list[Unit],
     finished: dict[str, UnitResult],
+    workers: Workers,
     folder: RunFolder,
     progress: Progress,
     interrupted: Callable[[], bool],
     board: Board | None,
 ) -> None:
-    total, waiting, stopping = len(finished) + len(futures), set(futures), False
-    while waiting:
-        ready, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
-        if interrupted() and not stopping:
+    """Wherever the workers are. After Ctrl-C, or when a unit fails, those that run are saved."""
+    total = len(finished) + len(pending)
+    waiting, running = pending[::-1], dict[Future[UnitResult], Unit]()
+    deaths = Counter[str]()
+    failure: Exception | None = None
+    stopping = False
+    while running or waiting:
+        if (failure or interrupted()) and not stopping:
             stopping = True
-            folder.stop_file.touch()
-            local = [future for future in waiting if futures[future].folder is not None]
-            for future in waiting:
-                future.cancel()
-            waiting = {future for future in local if not future.cancelled()}
+            waiting = []
+            running = {future: unit for future, unit in running.items() if not future.cancel()}
+            if not folder.ask_to_stop():
+                workers.kill()
+        while waiting and workers.free:
+            unit = waiting.pop()
+            running[workers.submit(unit)] = unit
+        ready, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
         for future in ready:
-            if future.cancelled():
-                continue
-            unit = futures[future]
+            unit = running.pop(future)
             try:
-                result = future.result()
+                result = workers.result(future)
+                if unit.folder is None:  # a cluster's worker need not see this disk
+                    folder.save_unit(unit.name, result)
+                if board:
+                    board.replay(result)
+                finished[unit.name] = result
             except Interrupted:
-                continue
-            except BrokenProcessPool as error:
-                raise UsageError(
-                    "a worker process died, perhaps for want of memory; finished trials are kept: "
-                    "go on with --resume, and with fewer --jobs"
-                ) from error
-            if unit.folder is None:  # a cluster's worker need not see this disk
-                folder.save_unit(unit.name, result)
-            finished[unit.name] = result
-            if board:
-                board.replay(result)
-        running = [_how_far(folder, unit) for future, unit in futures.items() if future in waiting]
-        status = "  |  ".join(text for _, text in running if text)
-        progress.update(
-            len(finished) + sum(part for part, _ in running), total=total, status=status
-        )
+                pass
+            except WorkerDied:
+                deaths[unit.name] += 1
+                if stopping:
+                    pass
+                elif deaths[unit.name] < LIVES:
+                    progress.say(f"the worker process of trial {unit.name} died; it is run again")
+                    waiting.append(replace(unit, resume=True))
+                else:
+                    failure = failure or UsageError(
+                        f"the worker process of trial {unit.name} died {LIVES} times, perhaps for "
+                        "want of memory; finished trials are kept: go on with --resume, and with "
+                        "fewer --jobs"
+                    )
+            except Exception as error:
+                failure = failure or error
+        told = [_how_far(folder, unit) for unit in running.values()]
+        status = "  |  ".join(text for _, text in told if text)
+        progress.update(len(finished) + sum(part for part, _ in told), total=total, status=status)
+    if failure:
+        raise failure
     if len(finished) < total:
         raise Stopped
 
@@ -228,71 +250,6 @@ def _how_far(folder: RunFolder, unit: Unit) -> tuple[float, str]:
 
 def _named(unit: str, text: str) -> str:
     return f"{unit}: {text}" if text else ""
-
-
-@contextlib.contextmanager
-def _executor(options: Options, units: int) -> Iterator[Executor]:
-    if options.cluster is not None:
-        with _cluster_executor(options.cluster) as executor:
-            yield executor
-        return
-    for name in BLAS_THREADS:
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")  # fork would copy locks held by BLAS threads
-    workers = min(options.jobs, units)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as executor:
-        yield executor
-
-
-@contextlib.contextmanager
-def _cluster_executor(address: str) -> Iterator[Executor]:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--cluster {address}: no Dask scheduler answers ({error}); start one with "
-            "`dask scheduler`, its workers with `dask worker ADDRESS` in a checkout"
-        ) from error
-    with client:
-        _check_workers(client, address)
-        yield client.get_executor(pure=False)
-
-
-def _check_workers(client: Any, address: str) -> None:
-    """Every worker must have these experiments, and there must be one."""
-    answers = client.run(_can_import, on_error="return")
-    if not answers:
-        raise UsageError(f"--cluster {address}: the scheduler has no workers; start `dask worker`")
-    for worker, answer in answers.items():
-        if answer is not True:
-            raise UsageError(
-                f"--cluster {address}: worker {worker} cannot import the experiments ({answer}); "
-                "start it in a checkout with microtensor[tasks] installed"
-            )
-
-
-def _can_import() -> bool:
-    import tasks.registry
-
-    return bool(tasks.registry.names())
-
-
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C from their first moment, before Python runs in them.
-
-    Being ignored is the one disposition of a signal that a new process inherits.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -112,18 +115,31 @@ def train_in_worker(unit: Unit) -> UnitResult:
         nonlocal told
         if time.monotonic() - told > 0.5:
             told = time.monotonic()
-            file.write_text(f"{done} {total} {said}", encoding="utf-8")
+            with contextlib.suppress(OSError):  # no reason to stop: the next checkpoint will tell
+                file.write_text(f"{done} {total} {said}", encoding="utf-8")
 
     def stop() -> bool:
         nonlocal asked
         if time.monotonic() - asked < 0.05:
             return False
         asked = time.monotonic()
-        return folder.stop_file.exists()
+        return not folder.running_file.exists()
 
     return train_unit(unit, Hooks(progress=progress, status=status, stop=stop))
 
 
 def start_worker() -> None:
-    """A terminal sends Ctrl-C to the whole process group; only the parent acts on it."""
+    """What a worker process does first.
+
+    A terminal sends Ctrl-C to the whole process group; only the parent acts on it. And a worker
+    whose parent was killed ends too, so that a resumed run is alone with its checkpoints.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -13,11 +13,7 @@ import math
 import os
 import re
 import shlex
-import signal
 import struct
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -838,6 +834,7 @@ def test_a_worker_s_words_come_through_its_file(
 
     folder = RunFolder(tmp_path)
     unit = unit_of(walk_task, tmp_path)
+    folder.running_file.touch()
     assert scheduling._how_far(folder, unit) == (0.0, "")
     seen = []
     clock = itertools.count()
@@ -884,121 +881,3 @@ def test_the_bar_shows_the_words(monkeypatch: Any) -> None:
     with console.ProgressBar("walk") as bar:
         bar.update(4.0, total=4, status="two: x [0.5]")
     assert "two: x [0.5]" in screen.getvalue()
-
-
-# -- other processes ---------------------------------------------------------------------------
-# These run the real sin_cos, because a worker process knows no experiment of a test.
-
-
-def command(out: Path, *words: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "tasks",
-        "run",
-        "sin_cos",
-        "--no-plots",
-        "--out",
-        str(out),
-        *words,
-    ]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    folder = out / "sin_cos-document"
-    return {
-        n: (folder / n).read_bytes() for n in ("metrics.csv", "trials.csv", "model.safetensors")
-    }
-
-
-def finish(out: Path, *words: str) -> dict[str, bytes]:
-    done = subprocess.run(
-        command(out, *words), cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return contents(out)
-
-
-def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-SHORT = ("--trials", "3", "--iterations", "150")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return finish(tmp_path_factory.mktemp("whole"), *SHORT, "--jobs", "1")
-
-
-def test_two_jobs_give_the_bytes_of_one(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
-    assert finish(tmp_path, *SHORT, "--jobs", "2") == uninterrupted
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_killed_run_resumed_gives_the_same_bytes(
-    uninterrupted: dict[str, bytes], tmp_path: Path, jobs: str
-) -> None:
-    words = (*SHORT, "--jobs", jobs, "--save-every", "0")
-    process = subprocess.Popen(
-        command(tmp_path, *words),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that its workers can be killed with it
-    )
-    checkpoints = tmp_path / "sin_cos-document" / "checkpoints"
-    try:
-        wait_for(lambda: any(checkpoints.glob("[0-9].safetensors")), process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    middle = list(checkpoints.glob("[0-9].safetensors"))
-    assert middle, "it was killed in the middle of a trial"
-    assert not (tmp_path / "sin_cos-document" / "model.safetensors").exists()
-    assert finish(tmp_path, *SHORT, "--jobs", jobs, "--resume") == uninterrupted
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_saves_and_says_how_to_go_on(
-    uninterrupted: dict[str, bytes], tmp_path: Path, jobs: str
-) -> None:
-    process = subprocess.Popen(
-        command(tmp_path, *SHORT, "--jobs", jobs, "--save-every", "0"),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    checkpoints = tmp_path / "sin_cos-document" / "checkpoints"
-    wait_for(lambda: any(checkpoints.glob("[0-9].safetensors")), process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert re.search(r"python -m tasks run sin_cos .*--resume", said)
-    assert finish(tmp_path, *SHORT, "--jobs", jobs, "--resume") == uninterrupted
-
-
-def test_a_cluster_gives_the_same_bytes(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
-    from tasks import cli
-
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=2,
-        processes=False,
-        protocol="tcp",
-        dashboard_address=None,
-        silence_logs=50,
-    ) as cluster:
-        words = command(tmp_path, *SHORT, "--cluster", cluster.scheduler_address)[3:]
-        assert cli.main(words) == 0
-    assert contents(tmp_path) == uninterrupted
