@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from microtensor.io import LoadError
+from microtensor.io import LoadError, write_atomically
 from tasks import registry, report
 from tasks.console import ProgressBar, say, show_rows
 from tasks.folder import to_json
@@ -35,6 +35,7 @@ examples:
   python -m tasks run sin_cos --check               the document's settings; exit code 1 if missed
   python -m tasks run sin_cos --trials 3 --learning-rate 0.01 --out runs/faster
   python -m tasks report runs                       the table, published against ours, as Markdown
+  python -m tasks report runs --to docs/results.md  the same as a page with its figures beside it
 """
 
 
@@ -95,7 +96,7 @@ def _command(given: list[str]) -> int:
         case "report":
             if not options.folder:
                 raise UsageError("report: name a folder of runs; got ''")
-            return _report(Path(options.folder))
+            return _report(Path(options.folder), options.to)
     return 0
 
 
@@ -170,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument(
         "folder", nargs="?", default="runs", metavar="DIR", help="folder of runs (default: runs)"
+    )
+    table.add_argument(
+        "--to",
+        metavar="PAGE.md",
+        help="write the page there, and copy the figures into the folder PAGE beside it",
     )
     # Which options are ours and whether a value follows; every other one is a setting.
     known = {name: action.nargs != 0 for action in run._actions for name in action.option_strings}
@@ -316,11 +322,15 @@ def _stop(task: Task) -> str:
     return f"{task.name} ({task.tour_trials} trials)" if task.tour_trials else task.name
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, page: str | None) -> int:
+    if page is not None:
+        report.write_page(folder, Path(page))
+        say(f"written to {page}")
+        return 0
     text = report.markdown(folder)
     print(text, end="")
     try:
-        (folder / "report.md").write_text(text, encoding="utf-8")
+        write_atomically(folder / "report.md", text.encode())
         say(f"also in {folder / 'report.md'}, where the figures' links hold")
     except OSError as error:
         say(f"not written to {folder / 'report.md'}: {error.strerror}")
@@ -331,17 +341,23 @@ def _report(folder: Path) -> int:
 
 
 def _list() -> str:
+    tasks = [registry.load(name) for name in registry.names()]
+    name = max(len(task.name) for task in tasks)
+    quick, document = (
+        max(len(preset), *(len(task.durations[preset]) for task in tasks))
+        for preset in ("quick", "document")
+    )
     lines = ["The documents' experiments. A duration is for two cores.", ""]
-    lines.append(f"{'':14}{'quick':>9}  {'document':>9}")
-    for document, title in registry.DOCUMENTS.items():
-        own = [t for t in map(registry.load, registry.names()) if document in t.documents]
+    lines.append(f"  {'':{name}}  {'quick':>{quick}}  {'document':>{document}}")
+    for number, title in registry.DOCUMENTS.items():
+        own = [task for task in tasks if number in task.documents]
         if not own:
             continue
-        lines.append(f"{document}  {title}")
+        lines.append(f"{number}  {title}")
         for task in own:
-            durations = task.durations
+            times = task.durations
             lines.append(
-                f"  {task.name:12}{durations['quick']:>9}  {durations['document']:>9}"
+                f"  {task.name:{name}}  {times['quick']:>{quick}}  {times['document']:>{document}}"
                 f"  {task.title}{'  [tour]' if task.tour else ''}"
             )
         lines.append("")
@@ -357,25 +373,28 @@ def _list() -> str:
 def _show(task: Task) -> str:
     lines = [f"{task.name} (document {', '.join(task.documents)}): {task.title}"]
     lines += ["", *_paragraphs(task.claim), "", *_indented(task.equations)]
-    lines += ["", "Settings (quick | document):"]
-    quick, document = (task.presets[name] for name in ("quick", "document"))
-    for name, about in task.settings.describe().items():
-        option = f"--{name.replace('_', '-')}"
-        pair = f"{getattr(quick, name)!r} | {getattr(document, name)!r}"
-        lines.append(f"  {option:24}{pair:20}  {about}")
-    levels = task.levels(document)
+    lines += ["", "Settings (quick | document):", *_settings(task)]
+    levels = task.levels(task.presets["document"])
     if levels:
         lines += ["", "Reference levels:"]
         lines += [f"  {report.number(level.value):>9}  {level.name}" for level in levels]
-    for data in task.data(document):
-        files = " or ".join(file.name for file in data.files)
-        lines += ["", *_paragraphs(f"Data: {data.name}, {data.about}: {files}. {data.citation}")]
     lines += ["", "What to look for:", "", *_paragraphs(task.look_for)]
     lines += [
         "",
         f"Takes {task.durations['quick']} (quick), {task.durations['document']} (document).",
     ]
     return "\n".join(lines)
+
+
+def _settings(task: Task) -> list[str]:
+    """Each setting with its values at both presets, and what it means."""
+    quick, document = (task.presets[name] for name in ("quick", "document"))
+    lines = []
+    for name, about in task.settings.describe().items():
+        values = [repr(getattr(preset, name)) for preset in (quick, document)]
+        lines.append(f"  --{name.replace('_', '-'):22}{' | '.join(values)}")
+        lines += textwrap.wrap(about, 96, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return lines
 
 
 def _paragraphs(text: str) -> list[str]:

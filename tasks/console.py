@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from tasks.report import describe_row, notes, reference_levels
+from tasks.report import clock, describe_row, notes, reference_levels
 
 WIDTH = 130
 """Columns of a full table."""
@@ -84,9 +84,9 @@ class ProgressBar:
             begun, before = self._begun
             left = ""
             if part > before:
-                left = f", {_clock((1 - part) * (now - begun) / (part - before))} left"
+                left = f", {clock((1 - part) * (now - begun) / (part - before))} left"
             say(
-                f"{self._title}: {100 * part:.0f} % after {_clock(now - self._start)}{left}"
+                f"{self._title}: {100 * part:.0f} % after {clock(now - self._start)}{left}"
                 f"{f'; {status}' if status else ''}"
             )
 
@@ -105,15 +105,6 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-def _clock(seconds: float) -> str:
-    """A duration, to the second or the minute."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 10:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def show_rows(result: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ import difflib
 import io
 import linecache
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -197,6 +198,28 @@ def updated(page: str, name: str) -> str:
         if expected is not None:
             lines[expected.line - 1 : expected.end - 1] = normal(output)
     return "\n".join(lines) + "\n"
+
+
+def broken_links(path: Path) -> list[str]:
+    """The links of a page into the project that lead to no file, or to no heading of a page."""
+    text = path.read_text(encoding="utf-8")
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = path.parent / target if target else path
+        if not file.exists() or (
+            anchor and file.suffix == ".md" and anchor not in _anchors(file.read_text("utf-8"))
+        ):
+            broken.append(link)
+    return broken
+
+
+def _anchors(page: str) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ +(.*)$", page, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import importlib.util
 import io
 import itertools
@@ -23,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
-from tasks import cli, registry, report, runner, scheduling, snapshot
-from tasks.folder import RunFolder, to_json
+from tasks import cli, registry, runner, scheduling, snapshot
+from tasks.folder import RunFolder
 from tasks.harness import (
     Level,
     Row,
@@ -647,7 +646,7 @@ def test_a_fault_in_the_second_experiment_is_found_before_the_first_runs(
     assert not refused.out.exists()
 
 
-# -- list, show, tour, report, tensorboard -----------------------------------------------------
+# -- list, show, tour, tensorboard -------------------------------------------------------------
 
 
 def test_list_show_and_tour(walk_task: Any, tasks_cli: Any) -> None:
@@ -677,86 +676,6 @@ def test_settings_without_a_description_are_noticed() -> None:
     for name in registry.names():
         described = registry.load(name).settings.describe()
         assert all(described.values()), f"{name}: {described}"
-
-
-def test_report_is_markdown_with_the_figures(walk_task: Any, tasks_cli: Any) -> None:
-    done = tasks_cli("run walk")
-    text = tasks_cli(f"report {done.out}")
-    assert text.code == 0
-    assert text.stdout == (done.out / "report.md").read_text()
-    assert "| distance walked | 0 (computed) |" in text.stdout
-    assert "1 of 1 rows that have a target are within tolerance" in text.stdout
-    [link] = re.findall(r"!\[.*\]\((.*)\)", text.stdout)
-    assert (done.out / link).read_bytes().startswith(b"\x89PNG")
-    assert "He fell." in text.stdout
-    missed = tasks_cli("run walk --no-plots --stride 1000")
-    assert "**MISSED**" in tasks_cli(f"report {missed.out}").stdout
-    empty = done.out / "empty"
-    empty.mkdir()
-    assert "no finished run" in tasks_cli(f"report {empty}").stderr
-
-
-def test_report_says_what_it_may_not_read(walk_task: Any, tasks_cli: Any, monkeypatch: Any) -> None:
-    done = tasks_cli("run walk --no-plots")
-    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    def refused(path: Path) -> None:
-        refusal = tasks_cli(f"report {done.out}")
-        assert (refusal.code, refusal.stdout, refusal.stderr.count("\n")) == (2, "", 1)
-        assert f"report: {path} cannot be read: {denied.strerror}" in refusal.stderr
-        assert "remove" not in refusal.stderr
-
-    real_scan, real_read = os.scandir, Path.read_text
-
-    def deny(path: Path) -> None:
-        raise PermissionError(denied.errno, denied.strerror, str(path))
-
-    for folder in (done.out, done.out / "walk-document"):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                os, "scandir", lambda at, no=folder: deny(no) if Path(at) == no else real_scan(at)
-            )
-            refused(folder)
-    result = done.out / "walk-document" / "result.json"
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            Path,
-            "read_text",
-            lambda at, **how: deny(at) if at == result else real_read(at, **how),
-        )
-        refused(result)
-    result.write_text("{")
-    damaged = tasks_cli(f"report {done.out}").stderr
-    assert "is no run's result" in damaged
-    assert "remove it" in damaged
-
-
-def test_numbers_are_readable() -> None:
-    for value, text in (
-        (871.0, "871"),
-        (0.238312, "0.23831"),
-        (None, "not a number"),
-        (1e-12, "1e-12"),
-        (1234567, "1,234,567"),
-    ):
-        assert report.number(value) == text
-    rate = json.loads(
-        to_json(
-            {
-                "name": "solved",
-                "value": 0.5,
-                "target": 0.5,
-                "source": "document",
-                "spread": [0.352, 0.648],
-                "trials": 40,
-                "solved": 20,
-                "tolerance": [0.35, 0.65],
-                "ok": True,
-            }
-        )
-    )
-    cells = report.describe_row(rate)
-    assert (cells.value, cells.target) == ("20 of 40", "50 % (document)")
 
 
 def test_a_level_must_be_legible_in_a_figure(walk_task: Any) -> None:
