@@ -4,9 +4,12 @@
 and arguments. Sizes in this file: T steps, B sequences, I inputs, H hidden units, G gates,
 L layers, D directions (1, or 2 if bidirectional).
 
-The loop over time is an ordinary Python loop over the cell's per-step version. Two things are taken
-out of it: the input product of all T steps, which is one matrix product, and cutting the sequence
-into steps, which is one operation (`unstack`) and not T slices.
+What a layer computes is an ordinary Python loop over the cell's per-step version: `in_steps`. Two
+things are taken out of it: the input product of all T steps, which is one matrix product, and
+cutting the sequence into steps, which is one operation (`unstack`) and not T slices.
+
+The same loop is also one fused operation, `sequence`, several times as fast; its arithmetic stands
+in recurrence/drivers. `recurrence.driver` chooses between the two.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from microtensor import backend
+from microtensor import backend, modes
 from microtensor.backend import Array, Generator
+from microtensor.engine import primitive
 from microtensor.nn import functional, init
 from microtensor.nn.functional import linear
 from microtensor.nn.layers import check_size, new_parameter
@@ -34,7 +38,8 @@ from microtensor.ops import (
     unstack,
     where,
 )
-from microtensor.recurrence import Cell, gru, lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence import Cell, driver, gru, lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.drivers import arrays
 from microtensor.tensor import Tensor
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -211,11 +216,10 @@ class Recurrent(Module):
         for k in range(self.num_layers):
             outputs = []
             for direction in range(self.directions):
-                rows, step = self._recurrence(x, k, direction, several, place)
                 inner = tuple([value[len(finals)] for value in values])
-                sequence, final = scan(step, rows, inner, bool(direction), padding)
-                outputs.append(stack(sequence, axis=time))
-                finals.append(final)
+                output, *final = self._run(x, inner, k, direction, several, padding, place)
+                outputs.append(output)
+                finals.append(tuple(final))
             x = outputs[0] if len(outputs) == 1 else concatenate(outputs, axis=-1)
             if self.dropout and k < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, self.training, self.generator)
@@ -227,26 +231,49 @@ class Recurrent(Module):
             x, new = squeeze(x, 1 - time), [squeeze(value, 1) for value in new]
         return x, tuple(new) if several else new[0]
 
-    def _recurrence(
-        self, x: Any, k: int, direction: int, several: bool, place: backend.Backend
-    ) -> tuple[Sequence[Any], Step]:
-        """What every step of layer k is given of the input, and the step."""
+    def _run(
+        self,
+        x: Any,
+        state: tuple[Any, ...],
+        k: int,
+        direction: int,
+        several: bool,
+        padding: Padding | None,
+        place: backend.Backend,
+    ) -> tuple[Any, ...]:
+        """The output of layer k in one direction, and the values of its last state."""
         time = 1 if self.batch_first else 0
-        cell = self.cell
-        if isinstance(cell, Module):
-            return unstack(x, axis=time), _module_step(cell, several)
+        if isinstance(self.cell, Module):
+            rows = unstack(x, axis=time)
+            step = _module_step(self.cell, several)
+            outputs, final = scan(step, rows, state, bool(direction), padding)
+            return (stack(outputs, axis=time), *final)
         weights = self._weights(k, direction)
-        rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=time)
-        weight, bias = weights["weight_hh"], weights.get("bias_hh")
-        per_unit = {name: weights[name] for name in cell.per_unit}
         mask = self._recurrent_mask(x.shape[1 - time], x.dtype, place)
+        return self._run_cell(x, state, weights, time, bool(direction), mask, padding)
 
-        def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-            h = state[0] if mask is None else state[0] * mask
-            new = cell.step(row, linear(h, weight, bias), state, per_unit)
-            return new[0], new
-
-        return rows, step
+    def _run_cell(
+        self,
+        x: Any,
+        state: tuple[Any, ...],
+        weights: dict[str, Any],
+        time: int,
+        reverse: bool,
+        mask: Array | None,
+        padding: Padding | None,
+    ) -> tuple[Any, ...]:
+        """The same for a cell: fused, or step by step."""
+        assert isinstance(self.cell, Cell)
+        operands = (x, *state, *weights.values())
+        program = self.cell.program if _may_fuse(operands) else None
+        recorded = modes.is_grad_enabled() and any(
+            isinstance(operand, Tensor) and operand.requires_grad for operand in operands
+        )
+        valid = None if padding is None else padding.over_time()
+        call = arrays.Call(program, tuple(weights), time, reverse, mask, valid, recorded)
+        run = Run(self.cell, padding, call)
+        made: Any = in_steps if program is None else sequence
+        return made(*operands, run=run)  # type: ignore[no-any-return]
 
     def _weights(self, k: int, direction: int) -> dict[str, Any]:
         """The parameters of layer k in one direction, by their names without the suffix."""
@@ -457,22 +484,27 @@ class GRU(Recurrent):
         )
         self.reset = check_reset(reset)
 
-    def _recurrence(
-        self, x: Any, k: int, direction: int, several: bool, place: backend.Backend
-    ) -> tuple[Sequence[Any], Step]:
+    def _run_cell(
+        self,
+        x: Any,
+        state: tuple[Any, ...],
+        weights: dict[str, Any],
+        time: int,
+        reverse: bool,
+        mask: Array | None,
+        padding: Padding | None,
+    ) -> tuple[Any, ...]:
         if self.reset == "after":
-            return super()._recurrence(x, k, direction, several, place)
-        time = 1 if self.batch_first else 0
-        weights = self._weights(k, direction)
+            return super()._run_cell(x, state, weights, time, reverse, mask, padding)
         rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=time)
-        mask = self._recurrent_mask(x.shape[1 - time], x.dtype, place)
         advance = reset_before(weights["weight_hh"], weights.get("bias_hh"), mask)
 
         def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             h = advance(row, state[0])
             return h, (h,)
 
-        return rows, step
+        outputs, final = scan(step, rows, state, reverse, padding)
+        return (stack(outputs, axis=time), *final)
 
     def extra_repr(self) -> str:
         """As `Recurrent`, with `reset` if it is not "after"."""
@@ -536,6 +568,67 @@ def reset_before(weight: Any, bias: Any, mask: Any = None) -> Callable[[Any, Any
     return step
 
 
+class Run(NamedTuple):
+    """One layer in one direction, without its arrays."""
+
+    cell: Cell
+    padding: Padding | None
+    call: arrays.Call
+
+
+def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
+    """A cell over a whole sequence, step by step, in plain operations.
+
+    `operands` are the input (T, B, I) or (B, T, I), the values of the state (B, H), and the weights
+    that `run` names. Returns the outputs, (T, B, H) or (B, T, H), and the last state.
+    """
+    cell, call = run.cell, run.call
+    x, state = operands[0], operands[1 : 1 + len(cell.state)]
+    weights = dict(zip(call.names, operands[1 + len(cell.state) :], strict=True))
+    rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=call.time)
+    weight, bias = weights["weight_hh"], weights.get("bias_hh")
+    per_unit = {name: weights[name] for name in cell.per_unit}
+
+    def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        h = state[0] if call.mask is None else state[0] * call.mask
+        new = cell.step(row, linear(h, weight, bias), state, per_unit)
+        return new[0], new
+
+    outputs, final = scan(step, rows, state, call.reverse, run.padding)
+    return (stack(outputs, axis=call.time), *final)
+
+
+@primitive(residuals=("lease",), composite=in_steps)
+def sequence(xp: Any, *operands: Array, run: Run) -> Any:
+    """The same as one operation: one node for all steps (see recurrence/drivers/arrays.py).
+
+    Where a sequence has ended its output is the state that it ended with.
+    """
+    return arrays.forward(xp, operands, run.call)
+
+
+def _all_gradients(g: Any, needs: Any, operands: Any, lease: Any, run: Run) -> list[Any]:
+    return arrays.backward(g, needs, operands, lease, run.call)
+
+
+sequence.vjp_all(_all_gradients)
+
+
+def _may_fuse(operands: Sequence[Any]) -> bool:
+    """Whether the fused operation is wanted, and made for these numbers.
+
+    What does not fit together is left to the operations of the loop, which refuse it in their
+    own words.
+    """
+    if driver() == "steps" or modes.current.get().anomaly:
+        return False
+    bare = [value.data if isinstance(value, Tensor) else value for value in operands]
+    kind, dtype = type(bare[0]), bare[0].dtype
+    return dtype in (np.float32, np.float64) and all(
+        type(value) is kind and value.dtype == dtype for value in bare
+    )
+
+
 def scan(
     step: Step,
     rows: Sequence[Any],
@@ -590,6 +683,10 @@ class Padding(NamedTuple):
         valid = np.arange(steps)[:, None] < host
         valid = valid if time == 0 else np.ascontiguousarray(valid.T)
         return cls(place.from_host(valid[..., None]), time, int(host.min()))
+
+    def over_time(self) -> Array:
+        """Bools (T, B)."""
+        return self.valid[..., 0] if self.time == 0 else self.valid[..., 0].T
 
     def over(self, ndim: int) -> Array:
         """Of all steps, for outputs with `ndim` axes (T, B, ...)."""

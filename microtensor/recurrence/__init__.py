@@ -1,9 +1,12 @@
 """Recurrent cells as equations: `cell` declares one, and the documents' cells are declared here.
 
-`nn.Recurrent(cell, ...)` turns a cell into a layer.
+`nn.Recurrent(cell, ...)` turns a cell into a layer. All steps of such a layer are one operation,
+whose backward pass is derived from the equations by the engine itself (derivation.py); `driver`
+tells and chooses how layers run.
 """
 
 from microtensor.recurrence.cell import Cell, cell
 from microtensor.recurrence.cells import gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.driver import driver
 
-__all__ = ["Cell", "cell", "gru", "lstm", "peephole_lstm", "rnn_relu", "rnn_tanh"]
+__all__ = ["Cell", "cell", "driver", "gru", "lstm", "peephole_lstm", "rnn_relu", "rnn_tanh"]

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from microtensor.ops import split
+from microtensor.recurrence.drivers.printing import Program
 
 __all__ = ["Cell", "cell"]
 
@@ -86,6 +87,7 @@ class Cell:
                 f"the gates are {list(self.gates)}"
             )
         self.arguments = self._match_arguments()
+        self._program: Any = None  # or the exception that says why there is none
 
     def _match_arguments(self) -> tuple[str, ...]:
         """The names of the equations' parameters, each of them declared, in their order."""
@@ -120,6 +122,35 @@ class Cell:
                 f"cell {self.name}: {unused} are declared and the equations do not take them"
             )
         return arguments
+
+    @property
+    def program(self) -> Program | None:
+        """The cell derived and printed for the fused operation; None if that cannot be done."""
+        if self._program is None:
+            try:
+                self._program = Program(self)
+            except Exception as error:
+                self._program = error.with_traceback(None)
+        return self._program if isinstance(self._program, Program) else None
+
+    def source(self, driver: str = "arrays") -> str:
+        """What a driver runs for this cell, to be read: derived from the equations, and printed.
+
+        Raises
+        ------
+        TypeError
+            If the equations cannot be derived, with the reason. Such a cell runs step by step.
+        ValueError
+            If the driver is unknown, or is "steps", which runs the equations as they stand.
+        """
+        if driver != "arrays":
+            raise ValueError(f"only the driver 'arrays' runs printed source, not {driver!r}")
+        program = self.program
+        if program is None:
+            raise TypeError(
+                f"cell {self.name} cannot be derived, and runs step by step: {self._program}"
+            ) from self._program
+        return program.source()
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """The equations as they stand, on numbers, arrays or tensors of one shape."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import engine, nn, ops, optim
+from microtensor import engine, nn, ops, optim, recurrence
 from microtensor.backend import Array, Generator
 from microtensor.tensor import Tensor
 
@@ -152,9 +152,17 @@ def soft_steps(x: Any) -> Any:
 # -- recurrent layers, of which the parameters are checked too
 
 
+class _Elman(nn.RNN):
+    """Run step by step: what is planted in the loop shall be felt."""
+
+    def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
+        with recurrence.driver("steps"):
+            return super().forward(x, state, lengths)
+
+
 def elman_layer() -> nn.Module:
     """A simple recurrent layer with one input and two units."""
-    return nn.RNN(1, 2, dtype="float64", generator=Generator(1))
+    return _Elman(1, 2, dtype="float64", generator=Generator(1))
 
 
 # -- optimizers, and what they should do: the weight after the last of the gradients so far

@@ -1,0 +1,145 @@
+"""The derivative of a cell, derived by the engine itself.
+
+A cell's equations are run once on tensors around symbols (symbols.py). That leaves an expression
+for each new value of the state. Each expression is then evaluated again on tensors that need a
+gradient, and the engine, unchanged, is asked for it. The result is the *local Jacobian* of one
+step: how each new value changes with each gate, old value and weight per unit.
+
+It is free of cotangents, so a driver may evaluate it for many time steps at once. And it is kept
+in factors: where one new value is computed from another, as the LSTM's h from its c, the first is
+differentiated with the second held fixed, and `d h / d c` is an entry like the others. The LSTM has
+six entries in this form, and nine without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import Any
+
+from microtensor import engine, ops
+from microtensor.recurrence import symbols
+from microtensor.recurrence.symbols import Symbol
+from microtensor.tensor import Tensor
+
+_ON_TENSORS: dict[str, Callable[..., Any]] = {
+    "absolute": ops.abs,
+    "astype": lambda x: 1.0 * x,
+}
+
+
+class Derivation:
+    """Expressions for the new state of a cell and for its derivatives.
+
+    Attributes
+    ----------
+    products
+        Names of the numbers that come from matrix products, in the order of the gates.
+    inputs
+        The symbol of each name: products, old state, weights per unit.
+    new
+        The expression of each new value of the state, by its name.
+    order
+        Names of the state, those that are computed from others first.
+    jacobian
+        (value, name) -> d new value / d name, without the zeros; name is one of `inputs`, or
+        `(value,)` for another new value.
+    """
+
+    def __init__(self, cell: Any) -> None:
+        self.products = tuple(
+            [
+                name
+                for gate in cell.gates
+                for name in ((f"{gate}_x", f"{gate}_h") if gate in cell.apart else (gate,))
+            ]
+        )
+        names = (*self.products, *cell.state, *cell.per_unit)
+        self.inputs = {name: Symbol("input", name) for name in names}
+        # In a context of its own: no switch that is thrown outside, such as no_grad, matters.
+        Context().run(self._run, cell)
+
+    def _run(self, cell: Any) -> None:
+        result = cell.equations(*[Tensor(self.inputs[name]) for name in cell.arguments])
+        values = result if isinstance(result, tuple) else (result,)
+        if len(values) != len(cell.state):
+            raise symbols.UnknownOperation(f"the equations returned {len(values)} values")
+        self.new = {
+            name: symbols.lift(value.data if isinstance(value, Tensor) else value)
+            for name, value in zip(cell.state, values, strict=True)
+        }
+        inside = {name: set(parts([value])) - {value} for name, value in self.new.items()}
+        self.order = sorted(self.new, key=lambda name: -len(inside[name]))
+        self.jacobian: dict[tuple[str, Any], Symbol] = {}
+        for name, value in self.new.items():
+            held = {
+                other: part
+                for other, part in self.new.items()
+                if part in inside[name] and part.op not in ("input", "constant")
+            }
+            self._differentiate(name, value, held)
+
+    def _differentiate(self, name: str, value: Symbol, held: dict[str, Symbol]) -> None:
+        """The entries of one new value, with those new values `held` that it is computed from."""
+        leaves: dict[Any, Tensor] = {}
+        known: dict[Symbol, Any] = {}
+        for other, symbol in self.inputs.items():
+            leaves[other] = known[symbol] = Tensor(symbol, requires_grad=True)
+        meant = {}  # what the symbol of a held value stands for
+        for other, part in held.items():
+            fixed = Symbol("input", (other,))
+            leaves[other,] = known[part] = Tensor(fixed, requires_grad=True)
+            meant[fixed] = part
+        output = evaluate(value, known, _operation)
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        one = Tensor(symbols.constant(1.0))
+        inputs = list(leaves.values())
+        # Recorded, so that contributions are added up by operations and not in place.
+        found = engine.grad(output, inputs, one, create_graph=True, allow_unused=True)
+        for leaf, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                entry = evaluate(gradient.data, dict(meant), _symbolic)
+                if not (entry.op == "constant" and entry.args[0] == 0):
+                    self.jacobian[name, leaf] = entry
+
+
+def parts(values: Iterable[Symbol]) -> list[Symbol]:
+    """Everything that expressions are made of, and they themselves, arguments first."""
+    seen: dict[Symbol, None] = {}
+
+    def visit(value: Symbol) -> None:
+        if value not in seen:
+            for argument in value.args:
+                if isinstance(argument, Symbol):
+                    visit(argument)
+            seen[value] = None
+
+    for value in values:
+        visit(value)
+    return list(seen)
+
+
+def evaluate(
+    value: Symbol, known: dict[Symbol, Any], operation: Callable[[str], Callable[..., Any]]
+) -> Any:
+    """An expression with other things in the place of symbols that are `known`."""
+    for part in parts([value]):
+        if part not in known:
+            if part.op == "input":
+                known[part] = part
+            elif part.op == "constant":
+                known[part] = part.args[0] if operation is _operation else part
+            else:
+                known[part] = operation(part.op)(*[known[argument] for argument in part.args])
+    return known[value]
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    found: Any = _ON_TENSORS.get(name) or getattr(ops, name)
+    return found  # type: ignore[no-any-return]
+
+
+def _symbolic(name: str) -> Callable[..., Any]:
+    found: Any = getattr(symbols, name, None)
+    return found if callable(found) else lambda *args: Symbol(name, *args)

@@ -1,0 +1,1 @@
+"""What runs a derived cell over whole sequences: one file for each way."""
