@@ -35,7 +35,7 @@ def generators(trials, seed=0):
 
 def settings(**changed):
     small = {"trials": 3, "epochs": 4, "epochs_longer": 6, "units": (5,), "units_long": 6}
-    small |= {"alphabets": (5,), "lengths": (12,), "updates_long": (3,)}
+    small |= {"alphabets": (5,), "epochs_alphabet": 6, "lengths": (12,), "updates_long": (3,)}
     small |= {"sequences": (3, 3, 3), "epochs_previous": 6}
     return ExtensionsSettings(**(small | changed))
 
