@@ -242,22 +242,22 @@ def run(tasks_cli, words):
     return done, {row["name"]: row for row in done.json["rows"]}
 
 
-TUNE = "--extensions tune --units 20 --epochs 20 --trials 3"
+FIVE = "--extensions alphabet --alphabets 5 --epochs 3 --trials 3"
+OPEN = "alphabet: 5 symbols, gradient through the sequence, forget bias 3, "
 
 
 def test_memory_needs_the_gradient(tasks_cli):
-    done, rows = run(tasks_cli, f"{TUNE} --epochs-longer 500")
+    done, rows = run(tasks_cli, f"{FIVE} --epochs-alphabet 300")
     assert done.code == 0, rows
-    through = "tune: 20 units, gradient through the sequence, 500 epochs: "
-    assert rows[through + "all right, loss under the floor"]["solved"] == 3
-    assert rows[through + "loss"]["value"] < floor(5)
+    assert rows[OPEN + "300 epochs: all right, loss under the floor"]["solved"] == 3
+    assert rows[OPEN + "300 epochs: loss"]["value"] < floor(5)
     assert "Predicted: [0, 1, 2, 4]" in done.stderr
 
 
 def test_a_learning_rate_of_zero_fails(tasks_cli):
-    done, rows = run(tasks_cli, f"{TUNE} --epochs-longer 3 --learning-rate 0")
+    done, rows = run(tasks_cli, f"{FIVE} --epochs-alphabet 3 --learning-rate-long 0")
     assert done.code == 1
-    assert not all(row["ok"] for row in rows.values() if row["target"] is not None)
+    assert rows[OPEN + "3 epochs: all right, loss under the floor"]["ok"] is False
 
 
 def test_a_state_that_is_not_carried_fails(tasks_cli, monkeypatch):
@@ -268,11 +268,9 @@ def test_a_state_that_is_not_carried_fails(tasks_cli, monkeypatch):
         return mt.concatenate([logits for logits, _ in steps], axis=1), steps[-1][1]
 
     monkeypatch.setattr(SequenceLSTM, "forward", forgetful)
-    done, rows = run(tasks_cli, f"{TUNE} --epochs-longer 300")
+    done, rows = run(tasks_cli, f"{FIVE} --epochs-alphabet 150")
     assert done.code == 1
-    assert rows["tune: 20 units, gradient through the sequence, 300 epochs: loss"]["value"] > floor(
-        5
-    )
+    assert rows[OPEN + "150 epochs: loss"]["value"] > floor(5)
 
 
 def test_an_echo_of_the_wrong_number_fails(tasks_cli, monkeypatch):
