@@ -72,7 +72,8 @@ _waiting: dict[Sizes, list[Plan]] = {}
 
 def take(program: Program, sizes: Sizes) -> Lease:
     """A plan that nobody uses, made if there is none."""
-    home = _waiting.setdefault(sizes, [])
+    home = _waiting.pop(sizes, None)
+    _waiting[sizes] = home = [] if home is None else home  # now the youngest
     try:
         return Lease(home.pop(), home)
     except IndexError:
@@ -81,14 +82,13 @@ def take(program: Program, sizes: Sizes) -> Lease:
 
 
 def _make_room() -> None:
-    """Forget plans of other sizes if many bytes wait; the oldest sizes first."""
+    """Forget plans of other sizes if many bytes wait; those used longest ago first."""
     total = sum([plan.nbytes for plans in list(_waiting.values()) for plan in list(plans)])
-    for sizes in list(_waiting):
-        plans = _waiting[sizes]
+    for sizes, plans in list(_waiting.items()):
         while total > WAITING and plans:
             total -= plans.pop().nbytes
-        if total <= WAITING:
-            break
+        if not plans and len(_waiting) > 100:  # what is still leased of them will be forgotten
+            _waiting.pop(sizes, None)
 
 
 class Plan:
@@ -131,7 +131,8 @@ class Plan:
             self.space[f"mask{i}"] = xp.empty((H, B), bool)
         for name, unit in self.units.items():
             self.space[program.names[name]] = unit
-        program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
+        # A function refers to its globals; were it one of them, plans would be garbage in a circle.
+        self.forward = program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
         names = program.forward_names(sizes.masked, sizes.padded)
         self.steps = [tuple([self._at(name, t) for name in names]) for t in range(T)]
         self.faint = xp.asarray(2.0**-80 if dtype.itemsize == 4 else 2.0**-920, dtype=dtype)
@@ -235,7 +236,7 @@ class Back:
         buffers = program.jacobian_buffers
         blocks = program.jacobian_rows + len(program.rows) + len(program.views) + buffers + 2
         C = self.length = max(1, min(T, LONGEST, CACHE // (blocks * H * B * dtype.itemsize)))
-        self.plan, self.inputs = plan, inputs
+        self.program, self.sizes, self.inputs = program, sizes, inputs
         self.jacobian = xp.empty((C, program.jacobian_rows, H, B), dtype)
         self.rows = xp.zeros((C + 1, len(program.rows), H, B), dtype)
         self.cotangent: Any = xp.empty((C, H, B), dtype) if output else None
@@ -253,10 +254,9 @@ class Back:
         self.valid: Any = xp.empty((T, 1, B), dtype) if padded else None
         self.padding: Any = xp.empty((T, 1, B), dtype) if padded else None
         _, views = program.loop_of(output, masked, padded)
-        self.space = {name: plan.space[name] for name in OPERATIONS}
-        self.space |= {name: plan.space[name] for name in program.constants.values()}
-        program.define(program.backward_source(output, masked, padded), self.space)
-        program.define(program.jacobian_source(), self.space)
+        space = {name: plan.space[name] for name in (*OPERATIONS, *program.constants.values())}
+        self.loop = program.define(program.backward_source(output, masked, padded), space)
+        self.jacobian_of = program.define(program.jacobian_source(), space)
         count = len(program.cell.state)
         self.scratch = [xp.empty((H, B), dtype) for _ in range(2 + count + 2 * count * padded)]
         self.views = views
@@ -268,7 +268,7 @@ class Back:
     def _step(self, k: int, t: int | None = None) -> tuple[Any, ...]:
         """The arrays of the loop's variables in step k of a block, in their order."""
         found = []
-        H, B = self.plan.sizes.hidden, self.plan.sizes.batch
+        H, B = self.sizes.hidden, self.sizes.batch
         for _, (kind, *at) in self.views:
             if kind in ("J", "D"):
                 buffer = self.jacobian if kind == "J" else self.rows
@@ -295,22 +295,22 @@ class Back:
             return self.steps[stop - start - 1 :: -1] if stop > start else []
         return [self._step(t - start, t) for t in reversed(range(start, stop))]
 
-    def evaluate(self, start: int, stop: int) -> None:
+    def evaluate(self, plan: Plan, start: int, stop: int) -> None:
         """The Jacobian of a block of steps."""
         arrays = self._blocks.get(start)
         if arrays is None:
-            n, program = stop - start, self.plan.program
+            n, program = stop - start, self.program
             arrays = self._blocks[start] = [
                 self.jacobian[:n, int(name[1:])]
                 if name not in program.views
-                else self.plan.of_block(name, start, stop)
+                else plan.of_block(name, start, stop)
                 for name in program.jacobian_names
             ] + [buffer[:n] for buffer in (*self.temporary, *self.masks)]
-        self.space["jacobian"](*arrays)
+        self.jacobian_of(*arrays)
 
     def load(self, weights: dict[str, Array]) -> None:
         """The weights transposed, rows in the order of the cotangents."""
-        program, H = self.plan.program, self.plan.sizes.hidden
+        program, H = self.program, self.sizes.hidden
         offset = self.low - program.gates_at
         w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
         for first, last, gate, kind in program.back_runs:
@@ -363,7 +363,7 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     if call.valid is not None:
         over = xp.logical_not(call.valid)
         plan.over[...] = over[::-1] if call.reverse else over
-    plan.space["forward"](plan.steps, plan.weight.dot, plan.dropped)
+    plan.forward(plan.steps, plan.weight.dot, plan.dropped)
     outputs = xp.empty((T, H, B), x.dtype)
     outputs[...] = plan.state[program.cell.state[0]][1:][:: -1 if call.reverse else 1]
     finals = [plan.state[name][T % len(plan.state[name])].T.copy() for name in program.cell.state]
@@ -403,11 +403,11 @@ def backward(
     for start in starts:
         stop = min(T, start + C)
         n = stop - start
-        back.evaluate(start, stop)
+        back.evaluate(plan, start, stop)
         if cotangents is not None:
             back.cotangent[:n] = cotangents[start:stop]
         steps = back.steps_of(start, stop)
-        dh = back.space["backward"](steps, dot, dh, plan.dropped, *back.scratch)
+        dh = back.loop(steps, dot, dh, plan.dropped, *back.scratch)
         total.add(start, stop)
         for name, sum_so_far in units.items():
             share = xp.add.reduce(rows[:n, program.row[name]], (0, 2))

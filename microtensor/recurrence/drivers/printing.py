@@ -510,13 +510,14 @@ class Program:
             texts.append(f"j{row} = d {value} / d {below}")
         return texts
 
-    def define(self, source: str, space: dict[str, Any]) -> None:
-        """Define the function of a source, with `space` as its globals."""
+    def define(self, source: str, space: dict[str, Any]) -> Any:
+        """The function of a source, with `space` as its globals."""
         code = self._compiled.get(source)
         if code is None:
             code = compile(source, f"<cell {self.cell.name}>", "exec")
             self._compiled[source] = code
         exec(code, space)
+        return space.pop(source.split("(")[0].removeprefix("def "))
 
 
 def _runs(rows: list[int]) -> list[tuple[int, int]]:

@@ -1,0 +1,414 @@
+"""The fused operation against the loop over the cell's equations: values and every gradient.
+
+Both are one function; `recurrence.driver` chooses. What is not compared with the loop here is
+memory: buffers that calls share must never be seen.
+"""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recurrence.layers import EVERY, bare, build, draw_state, host, parts, spread
+
+import microtensor as mt
+from microtensor import nn
+from microtensor.nn import recurrent
+from microtensor.recurrence import Cell, cell, driver, gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.drivers import arrays
+from models.memory import keras_lstm
+
+FUSED = [kind for kind in EVERY if kind != "gru_before"]
+DOCUMENTED = [rnn_tanh, rnn_relu, lstm, gru, peephole_lstm, keras_lstm]
+kinds = st.sampled_from(FUSED)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def close(a, b, what="", tolerance=1e-10):
+    scale = max(1.0, float(np.max(np.abs(b), initial=0.0)))
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=str(what))
+
+
+def flat(pair):
+    output, state = pair
+    return (output, *parts(state))
+
+
+def is_fused(output):
+    """Whether a node of the fused operation stands behind a result."""
+    seen, stack = set(), [output.place]
+    while stack:
+        node = stack.pop()
+        node = node[0] if isinstance(node, tuple) else node
+        if node is None or isinstance(node, mt.Tensor) or node in seen:
+            continue
+        seen.add(node)
+        stack += node.parents
+    return any(node.name == "sequence" for node in seen)
+
+
+def both_ways(layer, x, state, lengths=None, chosen=None, generator=None):
+    """Results and gradients by names, fused and step by step."""
+    found = []
+    leaves = {"x": x, **{f"state {i}": s for i, s in enumerate(parts(state))}}
+    leaves |= dict(layer.named_parameters())
+    leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    for name in ("arrays", "steps"):
+        if generator is not None:
+            generator.manual_seed(5)
+        with driver(name):
+            results = flat(layer(x, state, lengths))
+        assert is_fused(results[0]) is (name == "arrays")
+        rng = np.random.default_rng(1)
+        cotangents = [rng.normal(size=value.shape).astype(value.dtype) for value in results]
+        use = range(len(results)) if chosen is None else chosen
+        gradients = mt.grad(
+            [results[i] for i in use],
+            list(leaves.values()),
+            [cotangents[i] for i in use],
+            allow_unused=True,
+        )
+        values = {f"result {i}": host(value) for i, value in enumerate(results)}
+        for key, g in zip(leaves, gradients, strict=True):
+            values[key] = np.zeros(leaves[key].shape) if g is None else host(g)
+        found.append(values)
+    return found
+
+
+def compare(layer, rng, steps, batch, **options):
+    x = rng.normal(size=(batch, steps, layer.input_size))
+    x = x if layer.batch_first else x.swapaxes(0, 1)
+    state = bare([mt.tensor(s, requires_grad=True) for s in draw_state(layer, rng, batch)])
+    mine, theirs = both_ways(layer, mt.tensor(x, requires_grad=True), state, **options)
+    for name, value in theirs.items():
+        close(mine[name], value, name)
+
+
+@given(
+    kind=kinds,
+    seed=seeds,
+    sizes=st.tuples(*[st.integers(1, 5)] * 4),
+    bias=st.sampled_from([True, False, "single"]),
+    batch_first=st.booleans(),
+    bidirectional=st.booleans(),
+    dropped=st.booleans(),
+    chosen=st.none() | st.just((0,)) | st.just((1,)),
+    data=st.data(),
+)
+def test_fused_is_the_loop(
+    kind, seed, sizes, bias, batch_first, bidirectional, dropped, chosen, data
+):
+    """Any sizes, also 1; lengths, directions, masks, cotangents on some results only."""
+    steps, batch, inputs, hidden = sizes
+    generator = mt.Generator(0)
+    layer = build(
+        kind,
+        inputs,
+        hidden,
+        bias=bias,
+        batch_first=batch_first,
+        bidirectional=bidirectional,
+        recurrent_dropout=0.4 * dropped,
+        generator=generator,
+    )
+    rng = np.random.default_rng(seed)
+    lengths = data.draw(st.none() | st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
+    options = {"lengths": lengths, "chosen": chosen, "generator": generator}
+    compare(spread(layer, rng), rng, steps, batch, **options)
+
+
+@pytest.mark.parametrize("one", DOCUMENTED, ids=lambda one: one.name)
+def test_blocks_of_steps_make_no_difference(one, monkeypatch):
+    """Sequences that are longer than a block, whole blocks and not."""
+    rng = np.random.default_rng(0)
+    layer = spread(nn.Recurrent(one, 3, 4, dtype="float64"), rng)
+    for length, steps in ((64, 131), (3, 7), (3, 6), (1, 4)):
+        monkeypatch.setattr(arrays, "LONGEST", length)
+        arrays._waiting.clear()
+        for lengths in (None, [steps, 1 + steps // 2]):
+            compare(layer, rng, steps, 2, lengths=lengths)
+
+
+# -- cells that nobody has seen before
+
+ONE = st.sampled_from(
+    ["tanh", "sigmoid", "relu", "square", "softplus", "abs", "sin", "exp of -square", "clip"]
+)
+TWO = st.sampled_from(["add", "subtract", "multiply", "maximum", "where", "mixture"])
+
+
+def apply_one(name, x):
+    if name == "exp of -square":
+        return mt.exp(-mt.square(x))
+    return mt.clip(x, -0.7, 0.9) if name == "clip" else getattr(mt, name)(x)
+
+
+def apply_two(name, x, y):
+    if name == "where":
+        return mt.where(x > 0.1, y, 0.5 * x)
+    if name == "mixture":
+        z = mt.sigmoid(x)
+        return (1 - z) * x + z * y
+    return getattr(mt, name)(x, y)
+
+
+@st.composite
+def cells(draw):
+    """A cell of random equations: every name is used, values are bounded."""
+    gates, state = ("a", "b", "d")[: draw(st.integers(1, 3))], ("h", "m")[: draw(st.integers(1, 2))]
+    apart = draw(st.sets(st.sampled_from(gates)))
+    per_unit = ("w",)[: draw(st.integers(0, 1))]
+    names = [n for g in gates for n in ((f"{g}_x", f"{g}_h") if g in apart else (g,))]
+    names += [*state, *per_unit]
+    ones = draw(st.lists(ONE, min_size=2 * len(names), max_size=2 * len(names)))
+    twos = draw(st.lists(TWO, min_size=2 * len(names), max_size=2 * len(names)))
+    order = draw(st.permutations(range(len(names))))
+    last = draw(st.sampled_from(["nothing", "first of second", "same", "old"]))
+
+    def equations(*values):
+        made = []
+        for k in range(len(state)):
+            total = values[order[0]]
+            for i, at in enumerate(order[1:]):
+                total = apply_two(twos[k + i], mt.tanh(apply_one(ones[k + i], total)), values[at])
+            made.append(mt.tanh(total) + 0.1 * values[order[-1]])
+        if last == "first of second" and len(made) == 2:
+            made[0] = 0.5 * made[0] - made[1] * mt.tanh(made[1])
+        if last == "same" and len(made) == 2:
+            made[0] = made[1]
+        if last == "old" and len(made) == 2:
+            made[1] = values[names.index("h")]
+        return tuple(made) if len(made) > 1 else made[0]
+
+    space = {"equations": equations}
+    exec(f"def made_up({', '.join(names)}):\n    return equations({', '.join(names)})", space)
+    return Cell(
+        space["made_up"], gates=gates, apart=tuple(sorted(apart)), state=state, per_unit=per_unit
+    )
+
+
+@given(one=cells(), seed=seeds, dropped=st.booleans(), lengths=st.none() | st.just([4, 1, 3]))
+def test_a_cell_made_up_on_the_spot(one, seed, dropped, lengths):
+    assert one.program is not None, one._program
+    generator = mt.Generator(0)
+    rng = np.random.default_rng(seed)
+    options = {"recurrent_dropout": 0.5 * dropped, "generator": generator, "dtype": "float64"}
+    layer = nn.Recurrent(one, 2, 3, **options)
+    for parameter in layer.parameters():
+        parameter.data = 0.7 * rng.normal(size=parameter.shape)
+    compare(layer, rng, 4, 3, lengths=lengths, generator=generator)
+    arrays._waiting.clear()  # each cell has plans of its own
+
+
+@pytest.mark.parametrize("one", DOCUMENTED, ids=lambda one: one.name)
+def test_float32_rounds_no_worse_than_the_square_root_of_the_steps(one):
+    steps, batch = 100, 3
+    rng = np.random.default_rng(0)
+    narrow = nn.Recurrent(one, 4, 5, generator=mt.Generator(1))
+    wide = nn.Recurrent(one, 4, 5, dtype="float64")
+    wide.load_state_dict({name: p.detach().numpy() for name, p in narrow.named_parameters()})
+    x = rng.normal(size=(steps, batch, 4)).astype("float32")
+    found = []
+    for layer, dtype in ((narrow, "float32"), (wide, "float64")):
+        leaf = mt.tensor(x.astype(dtype), requires_grad=True)
+        results = flat(layer(leaf))
+        assert is_fused(results[0])
+        assert all(value.dtype == dtype for value in results)
+        leaves = [leaf, *layer.parameters()]
+        gradients = mt.grad(results, leaves, [np.ones(v.shape, dtype) for v in results])
+        assert all(g.dtype == dtype for g in gradients)
+        found.append([host(value) for value in (*results, *gradients)])
+    for a, b in zip(*found, strict=True):
+        close(a, b, tolerance=2e-6 * np.sqrt(steps))
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_what_needs_no_gradient_gets_none(kind):
+    rng = np.random.default_rng(0)
+    layer = spread(build(kind), rng)
+    x, start = mt.tensor(rng.normal(size=(5, 3, 4))), draw_state(layer, rng)
+    state = bare([mt.tensor(value) for value in start])
+    names = [name for name, _ in layer.named_parameters()]
+    for name in names:
+        for other, parameter in layer.named_parameters():
+            parameter.requires_grad_(other == name)
+        mine, theirs = both_ways(layer, x, state)
+        assert {"x", *names} & mine.keys() == {name}
+        close(mine[name], theirs[name], name)
+
+
+# -- buffers
+
+
+def training_step(layer, rng):
+    x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
+    return x, layer(x)[0]
+
+
+@given(kind=kinds, order=st.permutations(range(4)), seed=seeds)
+def test_live_graphs_of_the_same_sizes_do_not_disturb_each_other(kind, order, seed):
+    rng = np.random.default_rng(seed)
+    layer = build(kind)
+    calls = [training_step(layer, rng) for _ in range(4)]
+    kept = [host(output).copy() for _, output in calls]
+    found = {}
+    for i in order:
+        x, output = calls[i]
+        (output * output).sum().backward(retain_graph=True)
+        first = host(x.grad).copy()
+        x.grad = None
+        (output * output).sum().backward()
+        np.testing.assert_array_equal(host(x.grad), first)
+        found[i] = first
+    for i, (x, output) in enumerate(calls):
+        np.testing.assert_array_equal(host(output), kept[i])
+        with driver("steps"):
+            again = layer(mt.tensor(x.detach(), requires_grad=True))[0]
+        close(kept[i], host(again))
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_what_was_handed_out_never_changes(kind):
+    rng = np.random.default_rng(0)
+    layer = build(kind, bidirectional=True)
+    x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
+    results = flat(layer(x))
+    sum(mt.sum(value) for value in results).backward()
+    given_out = [*results, x.grad, *[p.grad for p in layer.parameters()]]
+    kept = [host(value).copy() for value in given_out]
+    plans = [plan for plans in arrays._waiting.values() for plan in plans]
+    memory = [plan.hx for plan in plans] + [s for plan in plans for s in plan.state.values()]
+    for value in given_out:
+        assert not any(np.shares_memory(host(value), block) for block in memory)
+    for _ in range(3):
+        other = layer(mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True))[0]
+        mt.sum(other).backward()
+    with mt.no_grad():
+        layer(x * 2)
+    for value, before in zip(given_out[: len(results) + 1], kept, strict=False):
+        np.testing.assert_array_equal(host(value), before)
+
+
+def test_a_plan_has_one_owner_and_goes_back_with_the_graph():
+    layer, x = build("lstm"), mt.ones((7, 2, 4), dtype="float64")
+    arrays._waiting.clear()
+    gc.collect()
+    gc.disable()
+    try:
+
+        def waiting():
+            return sum(map(len, arrays._waiting.values()))
+
+        one = layer(x)[0]
+        two = layer(x)[0]
+        assert waiting() == 0
+        del one  # never walked
+        assert waiting() == 1
+        two.sum().backward()  # walked, and released although the output lives
+        assert waiting() == 2
+        layer(x)[0].sum().backward()
+        assert waiting() == 2
+        with mt.no_grad():
+            layer(x)
+        assert waiting() == 3  # a smaller one, for calls without a backward pass
+        plans = [plan for plans in arrays._waiting.values() for plan in plans]
+        assert sorted(plan.gates.shape[0] for plan in plans) == [1, 7, 7]
+        watched = [weakref.ref(plan) for plan in plans]
+        del plans
+        arrays._waiting.clear()
+        assert all(reference() is None for reference in watched)
+    finally:
+        gc.enable()
+
+
+def test_plans_of_many_sizes_do_not_pile_up(monkeypatch):
+    layer = build("gru")
+    arrays._waiting.clear()
+    layer(mt.ones((9, 2, 4), dtype="float64"))
+    most = 2 * max(plan.nbytes for plans in arrays._waiting.values() for plan in plans)
+    monkeypatch.setattr(arrays, "WAITING", most)
+    for steps in range(3, 10):
+        layer(mt.ones((steps, 2, 4), dtype="float64"))
+        plans = [plan for plans in arrays._waiting.values() for plan in plans]
+        assert sum(plan.nbytes for plan in plans[:-1]) <= most
+    arrays._waiting.clear()
+
+
+# -- the choice of a driver
+
+
+def test_the_driver_is_told_and_chosen():
+    assert driver() == "arrays"
+    with driver("steps"):
+        assert driver() == "steps"
+        assert not is_fused(build("lstm")(mt.ones((3, 2, 4), dtype="float64"))[0])
+    choice = driver("steps")
+    assert driver() == "steps"
+    with choice:
+        pass
+    assert driver() == "arrays"
+    with pytest.raises(ValueError, match="'arrays', 'steps'"):
+        driver("cudnn")
+    assert driver() == "arrays"
+
+
+@cell(gates=("a",))
+def undecided(a, h):
+    return mt.tanh(a) if a.ndim == 0 and a > 0 else mt.tanh(a + mt.mean(h))
+
+
+def test_a_cell_that_cannot_be_derived_runs_step_by_step():
+    layer = nn.Recurrent(undecided, 4, 2, dtype="float64")
+    output, _ = layer(mt.ones((3, 2, 4), dtype="float64"))
+    assert not is_fused(output)
+    with pytest.raises(TypeError, match=r"undecided cannot be derived.*cannot decide"):
+        undecided.source()
+    with pytest.raises(ValueError, match="'steps'"):
+        lstm.source("steps")
+
+
+@pytest.mark.parametrize("one", DOCUMENTED, ids=lambda one: one.name)
+def test_the_source_is_what_runs(one):
+    source = one.source("arrays")
+    for name in ("forward", "jacobian", "backward"):
+        assert f"def {name}(" in source
+    compile(source, "source", "exec")
+
+
+def test_the_lstm_in_few_statements():
+    """One product and one tanh serve all gates; six derivatives suffice."""
+    forward, jacobian, backward = lstm.source().split("def ")[1:]
+    assert forward.count("product(") == 1
+    assert forward.count("tanh(") == 2
+    assert len(forward.splitlines()) <= 12
+    assert len(jacobian.splitlines()) <= 20
+    assert len(backward.splitlines()) <= 11
+
+
+def test_anomalies_name_the_operation_of_the_step():
+    layer = build("lstm")
+    x = mt.ones((3, 2, 4), dtype="float64")
+    layer.weight_ih_l0.data[0, 0] = np.nan
+    with mt.detect_anomaly():
+        assert not is_fused(layer(x)[0])
+
+
+def test_numbers_that_do_not_fit_are_refused_in_the_words_of_the_loop():
+    layer = nn.LSTM(4, 2)
+    with pytest.raises(TypeError, match="the input is float64 and the weight float32"):
+        layer(mt.ones((3, 2, 4), dtype="float64"))
+
+
+def test_weights_changed_before_backward_are_noticed():
+    layer = build("gru")
+    output, _ = layer(mt.ones((3, 2, 4), dtype="float64"))
+    with mt.no_grad():
+        layer.weight_hh_l0[...] = 0.0
+    with pytest.raises(mt.GradientStateError, match="changed in place"):
+        output.sum().backward()
+
+
+def test_the_composite_is_the_loop():
+    assert recurrent.sequence.declaration.composite is recurrent.in_steps
