@@ -23,6 +23,7 @@ from microtensor.backend import Array
 from microtensor.recurrence.drivers.printing import Program
 
 LONGEST = 64  # steps of a block
+PIECE = 16  # steps of an input that are transposed at once
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
@@ -354,7 +355,9 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     lease = take(program, sizes)
     plan = lease.plan
     plan.load(weights)
-    plan.hx[:T, H : H + I] = _inside(x, call.time, call.reverse)
+    inputs = _inside(x, call.time, call.reverse)
+    for t in range(0, T, PIECE):  # transposed in pieces that stay in the cache
+        plan.hx[t : min(T, t + PIECE), H : H + I] = inputs[t : t + PIECE]
     for name, value in zip(program.cell.state, states, strict=True):
         plan.state[name][0] = value.T
     if call.mask is not None:
@@ -375,7 +378,7 @@ def backward(
 ) -> list[Any]:
     """A gradient for each array that needs one; `g` has None for a result that nothing used."""
     plan, program = lease.plan, call.program
-    _, xp, dtype, T, B, I, H, *_ = plan.sizes
+    _, xp, dtype, T, _, _, H, *_ = plan.sizes
     states = program.cell.state
     weights = dict(zip(call.names, arrays[1 + len(states) :], strict=True))
     needed = dict(zip(call.names, needs[1 + len(states) :], strict=True))
@@ -397,8 +400,8 @@ def backward(
     inner: Any = None
     outer: Any = None
     if needs[0]:
-        outer = xp.empty((T, I, B), dtype)
-        inner = outer[::-1] if call.reverse else outer
+        outer = xp.empty(arrays[0].shape, dtype)
+        inner = _inside(outer, call.time, call.reverse)
     dot = back.weight.dot
     for start in starts:
         stop = min(T, start + C)
@@ -424,8 +427,7 @@ def backward(
                     rows[n, row] = 0
     gradients: dict[str, Any] = {**total.gradients(weights, needed), **units}
     first = [dh.T.copy(), *[rows[0, program.row[name]].T.copy() for name in states[1:]]]
-    dx = None if outer is None else _outside(outer, call.time)
-    return [dx, *first, *[gradients.get(name) for name in call.names]]
+    return [outer, *first, *[gradients.get(name) for name in call.names]]
 
 
 class _Weights:
