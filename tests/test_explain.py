@@ -36,3 +36,14 @@ def test_every_step_of_a_recurrence_contributes_to_its_weight():
     for _ in range(3):
         h = mt.tanh(w * h)
     assert explained(h).count("running sum") == 2
+
+
+def test_a_layer_is_one_node_or_its_steps():
+    layer, x = mt.nn.RNN(1, 2), mt.ones((3, 1, 1))
+    fused = explained(layer(x)[0].sum())
+    with mt.recurrence.driver("steps"):
+        steps = explained(layer(x)[0].sum())
+    assert fused.count(". sequence ") == 1
+    assert "running sum" not in fused
+    assert steps.count(". tanh ") == 3
+    assert ". sequence " not in steps
