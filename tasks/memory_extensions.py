@@ -885,6 +885,11 @@ def _shuffle_rows(run: Run, teaches: bool) -> list[Row]:
                 Row(
                     f"{what}: last symbol of 10 unseen sequences right, share",
                     **median_of(run.values("unseen", case.name)),
+                    **(
+                        _judged(teaches, 1.0, "computed", at_least(0.9))
+                        if case.through
+                        else _judged(teaches, 0.5, "computed", within(0.5, 0.2))
+                    ),
                     levels=(Level("a coin", 0.5),),
                     note="Same starts and ends, every other order of the middle.",
                 )
@@ -1109,7 +1114,10 @@ TASK = Task(
         "of hundreds and thousands of time steps. The number before, asked one by one after "
         "training in batches of 3, is printed as right nine times of nine; with the state carried "
         "on as that program carries it, such states were never met in training, and most answers "
-        "come out wrong."
+        "come out wrong.\n\n"
+        "Trained on the two sequences alone, with the gradient through them, the network also "
+        "answers the ten with another order of the middle: it keeps the first symbol, and has not "
+        "learnt two sequences by heart."
     ),
     equations=(
         "recall: L-2 0 1 … L-3 L-2 and L-1 0 1 … L-3 L-1, with L symbols\n"
@@ -1144,7 +1152,7 @@ TASK = Task(
         ),
         "document": ExtensionsSettings(),
     },
-    durations={"quick": "2 s", "document": "12 min"},
+    durations={"quick": "2 s", "document": "8 min"},
     train=train,
     rows=rows,
     levels=lambda settings: (
