@@ -996,13 +996,15 @@ def _tune_figure(run: Run) -> Figure:
 
 def _ratio_curves(axes: Any, run: Run, shown: Sequence[tuple[Recall, str]], metric: str) -> None:
     """Losses as shares of the floor, against updates; the floor at 1."""
-    for (case, label), color in zip(shown, plots.PALETTE, strict=False):
+    # Curves may lie on each other: every second is dashed, and hides nothing.
+    styles = itertools.cycle(("-", "--"))
+    for (case, label), color, style in zip(shown, plots.PALETTE, styles, strict=False):
         updates, values = run.curve(metric, case.name)
         scale = case.floor if metric == "loss" else 1.0
-        plots.curves(axes, updates, values / scale, label=label, color=color)
+        plots.curves(axes, updates, values / scale, label=label, color=color, style=style)
     axes.set_xscale("log")
     left, right = axes.get_xlim()
-    axes.set_xlim(left, 8 * right)  # room for the name of the level
+    axes.set_xlim(left, 15 * right)  # room for the name of the level
     axes.set_yscale("log")
     plots.reference_levels(axes, (Level("best without memory", 1.0),))
     axes.set_xlabel("update")
