@@ -159,7 +159,7 @@ def test_the_readme_has_two_commands_and_ci_runs_both():
     assert install_and_tour.startswith("pip install -e ")
     assert install_and_tour.endswith("python -m tasks tour")
     assert install_and_test.startswith("pip install -e ")
-    assert install_and_test.endswith("python -m pytest")
+    assert install_and_test.endswith("python -m pytest -n auto")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "readme_command 1" in script
     assert "readme_command 2" in script
