@@ -378,6 +378,9 @@ def _show(task: Task) -> str:
     if levels:
         lines += ["", "Reference levels:"]
         lines += [f"  {report.number(level.value):>9}  {level.name}" for level in levels]
+    for data in task.data(task.presets["document"]):
+        files = " or ".join(file.name for file in data.files)
+        lines += ["", *_paragraphs(f"Data: {data.name}, {data.about}: {files}. {data.citation}")]
     lines += ["", "What to look for:", "", *_paragraphs(task.look_for)]
     lines += [
         "",

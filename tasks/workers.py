@@ -71,8 +71,6 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        for name in BLAS_THREADS:
-            os.environ.setdefault(name, "1")
         self._not_started = count
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: dict[Future[UnitResult], ProcessPoolExecutor] = {}
@@ -95,7 +93,7 @@ class Processes:
         # fork would copy locks held by BLAS threads.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker)
-        with _deaf_to_ctrl_c():
+        with _deaf_to_ctrl_c(), _one_blas_thread():
             return self._begun(pool, unit)
 
     def result(self, future: Future[UnitResult]) -> UnitResult:
@@ -244,6 +242,18 @@ def _can_import() -> bool:
     import tasks.registry
 
     return bool(tasks.registry.names())
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Processes started within share the cores among them, one each, unless the user chose."""
+    ours = [name for name in BLAS_THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, "1"))
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 @contextlib.contextmanager

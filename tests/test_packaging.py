@@ -198,8 +198,10 @@ def test_no_file_names_what_only_one_machine_has():
                 f"{path.relative_to(ROOT)}:{number}: {what}: {line.strip()}"
                 for what, pattern in FORBIDDEN.items()
                 if re.search(pattern, line)
-                # That leaves can be pickled by those who want to is tested with pickle itself.
+                # That leaves can be pickled by those who want to is tested with pickle itself. And
+                # Keras' reviews are one: a verified file, read by an unpickler that admits lists.
                 and not (what == "a pickle" and path.is_relative_to(ROOT / "tests"))
+                and not (what == "a pickle" and path == ROOT / "tasks" / "reviews.py")
             ]
     assert len(files) > 5
     assert not found, "\n".join(found)
