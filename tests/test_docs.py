@@ -1,5 +1,7 @@
 """Every page of documentation is true: its code prints what is shown, and its links lead on."""
 
+import re
+
 import pytest
 from snippets import ROOT, SnippetError, broken_links, check_page, updated
 
@@ -26,6 +28,24 @@ def test_the_readme_has_a_tour_that_is_run():
 @pytest.mark.parametrize("name", NAMES)
 def test_links_into_the_project_lead_somewhere(name):
     assert broken_links(ROOT / name) == []
+
+
+def commands(page):
+    """The lines of a page's shell blocks, in order."""
+    found = re.findall(r"^```sh\n(.*?)^```", page, flags=re.M | re.S)
+    return [line for block in found for line in block.splitlines()]
+
+
+def test_the_chinese_readme_has_the_commands_of_the_english_one():
+    english, chinese = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/zh/README.md")
+    )
+    assert commands(english) == commands(chinese) != []
+    assert "(docs/zh/README.md)" in english.splitlines()[0]
+    # Commands within sentences, such as those for a GPU: each of one page stands in the other.
+    inline = [set(re.findall(r"`((?:pip|python) [^`]*)`", page)) for page in (english, chinese)]
+    assert inline[0] - inline[1] == {"python -m tasks report runs", "python -m tasks show NAME"}
+    assert not inline[1] - inline[0]
 
 
 # -- the runner itself: it would notice ---------------------------------------------------------
