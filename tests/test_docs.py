@@ -1,16 +1,24 @@
 """Every page of documentation is true: its code prints what is shown, and its links lead on."""
 
+import itertools
 import re
 
 import pytest
 from snippets import ROOT, SnippetError, broken_links, check_page, updated
 
+from tasks import registry
+from tasks.cli import _parser
 from tasks.report import MADE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 # A report is what programs have printed, not what a page promises.
 WRITTEN = [n for n in NAMES if not (ROOT / n).read_text(encoding="utf-8").startswith(MADE)]
+OPTIONS = {
+    option[2:].replace("-", "_")
+    for option in _parser().get_default("known_options")
+    if option.startswith("--")
+}
 
 
 @pytest.mark.usefixtures("registry")
@@ -46,6 +54,22 @@ def test_the_chinese_readme_has_the_commands_of_the_english_one():
     inline = [set(re.findall(r"`((?:pip|python) [^`]*)`", page)) for page in (english, chinese)]
     assert inline[0] - inline[1] == {"python -m tasks report runs", "python -m tasks show NAME"}
     assert not inline[1] - inline[0]
+
+
+def test_commands_that_run_experiments_name_experiments_and_settings_that_exist():
+    """On every page, also in sentences and tables, where nothing is executed."""
+    seen = 0
+    for name in NAMES:
+        page = (ROOT / name).read_text(encoding="utf-8")
+        for command in re.findall(r"python -m tasks (?:run|show) ([a-z0-9_ ./-]+)", page):
+            words = command.split()
+            names = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+            chosen = registry.select(names)
+            settings = {s for task in chosen for s in task.settings.names()}
+            for option in (w[2:].replace("-", "_") for w in words if w.startswith("--")):
+                assert option in settings | OPTIONS, f"{name}: {command}: no --{option}"
+            seen += 1
+    assert seen > 20
 
 
 # -- the runner itself: it would notice ---------------------------------------------------------
