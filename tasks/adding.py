@@ -60,7 +60,7 @@ SOLVED = 0.01
 TEST = 2560
 """Sequences of the final test."""
 LOGGED = 100
-"""Updates between two points of the curve."""
+"""Updates between two points of the curve; fewer in a short run."""
 PAPER = {"sequences": 74_000, "wrong": 1}
 """Table 7 of the paper, T = 100: one update a sequence, no forget gate, mean of 10 trials."""
 
@@ -81,7 +81,7 @@ class AddingSettings(Settings):
 
     trials: int = 10
     """Independent repetitions; each has its own weights and data."""
-    length: int = 100
+    length: int = 50
     """T, the least length of a sequence in steps; the longest is T + T/10."""
     cell: str = "library"
     """library (RNN, LSTM, GRU and peephole LSTM side by side), one cell's name, or FILE.py:NAME."""
@@ -95,7 +95,7 @@ class AddingSettings(Settings):
     """Units of the cell."""
     batch: int = 32
     """Sequences an update."""
-    updates: int = 5000
+    updates: int = 2000
     """The most updates; a trial stops when the problem is solved."""
     remember: float = 4.0
     """Start of the bias of the gate that keeps the state (LSTM's f, GRU's z); 0: as drawn."""
@@ -239,6 +239,7 @@ def _train(work: Work, column: Column) -> Trial:
     model = Adding(layer, width, logistic=logistic, generator=generator)
     optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), lr=settings.learning_rate)
     window = math.ceil(RECENT / settings.batch)
+    every = max(1, min(LOGGED, settings.updates // 5))
     # Errors of the last sequences as they came, before the update that they caused.
     kept: dict[str, Any] = {
         "errors": np.full((window, settings.batch), np.inf),
@@ -260,8 +261,8 @@ def _train(work: Work, column: Column) -> Trial:
         kept["errors"][update % window] = np.abs(error.detach().numpy())
         kept["squares"] += loss.item()
         kept["updates"] = update + 1
-        if (update + 1) % LOGGED == 0:
-            work.log(update + 1, mse=kept["squares"] / LOGGED)
+        if (update + 1) % every == 0:
+            work.log(update + 1, mse=kept["squares"] / every)
             kept["squares"] = 0.0
         kept["solved"] = is_solved(kept["errors"])
         if kept["solved"] or not math.isfinite(loss.item()):
@@ -361,7 +362,7 @@ def _column_rows(
         verdicts["solved"] = {"target": 1.0, "source": "paper", "tolerance": at_least(0.9)}
         verdicts["wrong"] = {"target": PAPER["wrong"], "source": "paper", "tolerance": at_most(3)}
     if judged and column.cell == "rnn":
-        verdicts["solved"] = {"target": 0.0, "source": "paper", "tolerance": at_most(0.1)}
+        verdicts["solved"] = {"target": 0.0, "source": "document", "tolerance": at_most(0.1)}
 
     def committed(result: str, pick: Any = np.median) -> tuple[Level, ...]:
         if known is None:
@@ -413,6 +414,9 @@ def _column_rows(
             **median_of(run.values("wrong", name)),
             **verdicts["wrong"],
             levels=(mean_wrong, *committed("wrong")),
+            note="The paper's network, at T = 100: 1, in no trial more than 3."
+            if verdicts["wrong"]
+            else "",
         ),
         Row(
             f"{title}: mean squared error on the test",
@@ -442,8 +446,10 @@ def printout(run: Run) -> str:
             + (" settings." if not other else ".")
         )  # fmt: skip
     elif settings.cell != "library":
+        others = [str(run.settings["length"]) for run in baselines.committed("adding")]
         told.append(
-            f"There are no committed columns for T = {settings.length}: `--length 100` has them."
+            f"There are no committed columns for T = {settings.length}"
+            + (f"; there are for T = {', '.join(others)}." if others else ".")
         )
     lines = [
         ["", *table],
@@ -525,9 +531,10 @@ def _curves_figure(run: Run) -> Figure:
     axes.set(
         title=f"The adding problem, T = {settings.length}",
         xlabel="sequences seen (thousands)",
-        ylabel=f"mean squared error, mean of {LOGGED} updates",
+        ylabel="mean squared error in training",
     )
     axes.margins(x=0.01)
+    axes.set_xlim(left=0)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(
             *axes.get_legend_handles_labels(),
@@ -589,12 +596,12 @@ TASK = Task(
         004 passes over it in a line, and writes discrete where the paper says *distributed*
         representation of continuous values.
 
-        Here today's cells are trained on it, in minibatches by Adam: a simple RNN, which
-        the documents say cannot, the LSTM with a forget gate, the GRU, the peephole LSTM.
-        (The 1997 network itself, without a forget gate and by its own learning rule, is not
-        among them.) All start with the gate that keeps the state open; without that
-        (--remember 0) an LSTM of this size forgets half of its state at every step and
-        learns nothing in this time.
+        Here today's cells are trained on it, in minibatches by Adam, at T = 50: a simple
+        RNN, which in practice cannot learn so long a dependency (document 002), the LSTM
+        with a forget gate, the GRU, the peephole LSTM. (The 1997 network itself, without a
+        forget gate and by its own learning rule, is not among them.) All that have a gate
+        which keeps the state start with it open; without that (--remember 0) an LSTM of
+        this size forgets half of its state at every step and learns nothing in this time.
 
         One reading of the paper stays open. Its text gives the output unit a logistic
         function, whose ends the targets, up to 0 and 1, can be reached by infinite weights
@@ -616,15 +623,16 @@ TASK = Task(
         Your own cell: --cell FILE.py:NAME, where NAME is a recurrence.Cell (@cell) or a
         Module class with step(x, state), built as NAME(input_size, hidden_size). It stands
         beside the committed columns in the printed table, in the rows' reference levels and
-        in both figures. Try also --optimizer sgd, --output logistic, --remember 0, --length
-        50.
+        in both figures. Try also --optimizer sgd, --output logistic, --remember 0; and
+        the paper's own T by --length 100 --hidden-size 32 --updates 8000 (16 units learn
+        nothing at that length in a few thousand updates).
     """,
     settings=AddingSettings,
     presets={
-        "quick": AddingSettings(trials=1, length=50, updates=25),
+        "quick": AddingSettings(trials=1, updates=25),
         "document": AddingSettings(),
     },
-    durations={"quick": "5 s", "document": "15 min"},
+    durations={"quick": "5 s", "document": "8 min"},
     train=train,
     rows=rows,
     levels=levels,

@@ -6,7 +6,8 @@ each variant's results and curves, trial by trial. It is made from a finished ru
     python -m tasks run adding --out runs
     python -m tasks.baselines runs/adding-document
 
-which replaces what the file held of a run with the same settings.
+which replaces what the file held of the same variants of a run with the same settings. Which cell
+was trained (`--cell`) is no such setting: runs that differ in it alone are columns of one table.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from tasks.harness import UsageError
 
-__all__ = ["Baseline", "Column", "load", "take"]
+__all__ = ["Baseline", "Column", "committed", "load", "take"]
 
 FOLDER = Path(__file__).parent
 DIGITS = 6
@@ -66,14 +67,25 @@ class Baseline:
 
 def load(task: str, **wanted: Any) -> Baseline | None:
     """The committed run of an experiment whose settings have the values `wanted`, or None."""
+    for run in committed(task):
+        if all(run.settings.get(name) == _plain(value) for name, value in wanted.items()):
+            return run
+    return None
+
+
+def committed(task: str) -> list[Baseline]:
+    """All committed runs of an experiment."""
     path = FOLDER / f"{task}.json"
     if not path.exists():
-        return None
-    for kept in json.loads(path.read_text(encoding="utf-8")):
-        if all(kept["settings"].get(name) == _plain(value) for name, value in wanted.items()):
-            columns = {name: _column(held) for name, held in kept["columns"].items()}
-            return Baseline(kept["settings"], kept["seed"], columns)
-    return None
+        return []
+    return [
+        Baseline(
+            kept["settings"],
+            kept["seed"],
+            {name: _column(held) for name, held in kept["columns"].items()},
+        )
+        for kept in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 def take(folder: Path) -> Path:
@@ -103,10 +115,16 @@ def take(folder: Path) -> Path:
                 points = curve.setdefault(name, {"steps": [], "values": []})
                 points["steps"].append(metric["step"])
                 points["values"].append(value)
+    config["settings"].pop("cell", None)
     entry = {"settings": config["settings"], "seed": config["seed"], "columns": columns}
     path = FOLDER / f"{task}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [old for old in kept if old["settings"] != entry["settings"]] + [entry]
+    for old in kept:
+        if old["settings"] == entry["settings"] and old["seed"] == entry["seed"]:
+            old["columns"] |= columns
+            break
+    else:
+        kept.append(entry)
     path.write_text(_lines(kept), encoding="utf-8")
     return path
 

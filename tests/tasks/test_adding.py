@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 import microtensor as mt
 from models.adding import Adding
 from tasks import adding, baselines, readers_cell
-from tasks.adding import AddingSettings, draw, share_wrong_of_mean, train, variance
+from tasks.adding import AddingSettings, columns, draw, share_wrong_of_mean, train, variance
 from tasks.work import Work
 
 seeds = st.integers(0, 2**32 - 1)
@@ -208,6 +207,30 @@ def test_quick_judges_the_data_only(tasks_cli: Any) -> None:
     assert figures == ["learning_curves.png", "solved.png"]
 
 
+def test_a_readers_cell_is_a_column_beside_the_committed_ones(tasks_cli: Any, own: str) -> None:
+    done = tasks_cli(f"run adding --length 50 --trials 2 --updates 2 --cell {own} --json")
+    assert done.code == 0, done.stderr
+    known = baselines.load("adding", length=50)
+    assert known is not None
+    [head] = [line for line in done.stderr.splitlines() if "(committed)" in line]
+    assert "mine.py" not in head.split("leaky")[0]
+    assert head.index("leaky") < head.index("LSTM (committed)")
+    assert head.count("(committed)") == len(known.columns) >= 2
+    rows = {row["name"]: row for row in done.json["rows"]}
+    [solved] = [row for name, row in rows.items() if name.endswith("leaky: solved")]
+    [late] = [row for name, row in rows.items() if name.endswith("leaky: sequences until solved")]
+    assert solved["ok"] is None, "nothing is known about a reader's own cell"
+    shown = {level["name"]: level["value"] for level in solved["levels"]}
+    share = np.mean(known.columns["lstm_linear"].values("solved"))
+    assert shown["committed: lstm, linear output"] == share
+    median = np.median(known.columns["rnn_linear"].values("sequences"))
+    assert {lv["name"]: lv["value"] for lv in late["levels"]}[
+        "committed: rnn, linear output"
+    ] == median
+    assert "updates 2000 (here 2)" in solved["note"]
+    assert "updates 2000 (here 2)" in done.stderr
+
+
 def test_a_readers_cell_in_worker_processes_is_the_same(tasks_cli: Any, own: str) -> None:
     words = f"run adding --preset quick --trials 2 --updates 2 --cell {own} --json --no-plots"
     one = tasks_cli(words)
@@ -300,6 +323,34 @@ def test_faulty_data_make_check_exit_with_1(tasks_cli: Any, monkeypatch: Any) ->
 # -- the committed columns
 
 
+def test_the_committed_columns_are_of_the_documents_settings() -> None:
+    known = baselines.load("adding", length=50)
+    assert known is not None
+    documented = AddingSettings(length=50, updates=2000)
+    expected = {k: v for k, v in documented.to_dict().items() if k != "cell"}
+    assert known.settings == expected
+    assert {"rnn_linear", "lstm_linear"} <= set(known.columns) <= set(columns(documented))
+    for column in known.columns.values():
+        assert len(column.trials) == documented.trials >= 10
+    assert baselines.load("adding", length=77) is None
+    assert baselines.load("no_such_task") is None
+
+
+@pytest.mark.parametrize("variant", ["rnn_linear", "lstm_linear"])
+def test_a_committed_trial_is_what_its_settings_give(variant: str) -> None:
+    """The first point of the first trial's curve, computed again."""
+    known = baselines.load("adding", length=50)
+    assert known is not None
+    given = dict(known.settings) | {"updates": adding.LOGGED}
+    work = Work(settings=AddingSettings(**given), variant=variant, seed=known.seed)
+    train(work)
+    [point] = work.metrics
+    column = known.columns[variant]
+    assert point.step == column.steps[0]
+    # Other BLAS libraries sum in another order; a hundred updates carry that a little further.
+    assert point.values["mse"] == pytest.approx(column.curves["mse"][0, 0], rel=2e-3)
+
+
 def test_a_run_is_kept_as_a_baseline_and_read_back(
     tasks_cli: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
@@ -316,8 +367,11 @@ def test_a_run_is_kept_as_a_baseline_and_read_back(
     assert np.isfinite(column.curves["mse"]).all()
     assert column.values("sequences") == [6400, 6400]
     assert column.values("solved") == [False, False]
-    baselines.take(folder)  # the same settings again: replaced, not added
-    assert len(json.loads((tmp_path / "adding.json").read_text())) == 1
+    baselines.take(folder)  # the same again: replaced, not added
+    assert len(baselines.committed("adding")) == 1
+    baselines.take(tasks_cli(words.replace("rnn", "gru")).out / "adding-quick")
+    [known] = baselines.committed("adding")  # another cell: a column beside
+    assert list(known.columns) == ["rnn_linear", "gru_linear"]
     shutil.rmtree(folder)
     from tasks.baselines.__main__ import main
 
