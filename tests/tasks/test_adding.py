@@ -16,7 +16,7 @@ import microtensor as mt
 from models.adding import Adding
 from tasks import adding, baselines, readers_cell
 from tasks.adding import AddingSettings, columns, draw, share_wrong_of_mean, train, variance
-from tasks.work import Work
+from tasks.work import Hooks, Interrupted, Work
 
 seeds = st.integers(0, 2**32 - 1)
 lengths = st.integers(20, 130)
@@ -213,7 +213,6 @@ def test_a_readers_cell_is_a_column_beside_the_committed_ones(tasks_cli: Any, ow
     known = baselines.load("adding", length=50)
     assert known is not None
     [head] = [line for line in done.stderr.splitlines() if "(committed)" in line]
-    assert "mine.py" not in head.split("leaky")[0]
     assert head.index("leaky") < head.index("LSTM (committed)")
     assert head.count("(committed)") == len(known.columns) >= 2
     rows = {row["name"]: row for row in done.json["rows"]}
@@ -326,7 +325,7 @@ def test_faulty_data_make_check_exit_with_1(tasks_cli: Any, monkeypatch: Any) ->
 def test_the_committed_columns_are_of_the_documents_settings() -> None:
     known = baselines.load("adding", length=50)
     assert known is not None
-    documented = AddingSettings(length=50, updates=2000)
+    documented = AddingSettings()
     expected = {k: v for k, v in documented.to_dict().items() if k != "cell"}
     assert known.settings == expected
     assert {"rnn_linear", "lstm_linear"} <= set(known.columns) <= set(columns(documented))
@@ -341,12 +340,13 @@ def test_a_committed_trial_is_what_its_settings_give(variant: str) -> None:
     """The first point of the first trial's curve, computed again."""
     known = baselines.load("adding", length=50)
     assert known is not None
-    given = dict(known.settings) | {"updates": adding.LOGGED}
-    work = Work(settings=AddingSettings(**given), variant=variant, seed=known.seed)
-    train(work)
+    work = Work(settings=AddingSettings(**known.settings), variant=variant, seed=known.seed)
+    work.hooks = Hooks(stop=lambda: bool(work.metrics))
+    with pytest.raises(Interrupted):
+        train(work)
     [point] = work.metrics
     column = known.columns[variant]
-    assert point.step == column.steps[0]
+    assert point.step == column.steps[0] == adding.LOGGED
     # Other BLAS libraries sum in another order; a hundred updates carry that a little further.
     assert point.values["mse"] == pytest.approx(column.curves["mse"][0, 0], rel=2e-3)
 
@@ -362,8 +362,8 @@ def test_a_run_is_kept_as_a_baseline_and_read_back(
     known = baselines.load("adding", length=20)
     assert known is not None
     column = known.columns["rnn_linear"]
-    assert column.steps.tolist() == [100, 200]
-    assert column.curves["mse"].shape == (2, 2)
+    assert column.steps.tolist() == [40, 80, 120, 160, 200]
+    assert column.curves["mse"].shape == (2, 5)
     assert np.isfinite(column.curves["mse"]).all()
     assert column.values("sequences") == [6400, 6400]
     assert column.values("solved") == [False, False]
