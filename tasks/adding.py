@@ -616,9 +616,9 @@ TASK = Task(
         always saying the mean: squared error (2 - P) / 48, P = 1/10 + 9/10 / (T/2 - 1)
     """,
     look_for="""
-        learning_curves.png: every curve first lies on the level of always saying the mean,
-        and then falls in one leap or never. Where it leaps differs from trial to trial.
-        solved.png: how many did.
+        learning_curves.png: every curve begins at the level of always saying the mean; those of
+        cells whose open gate keeps the state leave it early and fall on and on, the RNN's stays
+        there. solved.png: how many trials did it.
 
         Your own cell: --cell FILE.py:NAME, where NAME is a recurrence.Cell (@cell) or a
         Module class with step(x, state), built as NAME(input_size, hidden_size). It stands
@@ -632,7 +632,7 @@ TASK = Task(
         "quick": AddingSettings(trials=1, updates=25),
         "document": AddingSettings(),
     },
-    durations={"quick": "5 s", "document": "8 min"},
+    durations={"quick": "5 s", "document": "6 min"},
     train=train,
     rows=rows,
     levels=levels,

@@ -7,7 +7,8 @@ each variant's results and curves, trial by trial. It is made from a finished ru
     python -m tasks.baselines runs/adding-document
 
 which replaces what the file held of the same variants of a run with the same settings. Which cell
-was trained (`--cell`) is no such setting: runs that differ in it alone are columns of one table.
+was trained, and with which output (`--cell`, `--output`), are no such settings: runs that differ in
+them alone are columns of one table.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tasks.harness import UsageError
 __all__ = ["Baseline", "Column", "committed", "load", "take"]
 
 FOLDER = Path(__file__).parent
+NAMED_BY_VARIANT = ("cell", "output")
+"""Settings that say which variants are trained."""
 DIGITS = 6
 """Significant digits of what is kept."""
 
@@ -115,7 +118,8 @@ def take(folder: Path) -> Path:
                 points = curve.setdefault(name, {"steps": [], "values": []})
                 points["steps"].append(metric["step"])
                 points["values"].append(value)
-    config["settings"].pop("cell", None)
+    for name in NAMED_BY_VARIANT:
+        config["settings"].pop(name, None)
     entry = {"settings": config["settings"], "seed": config["seed"], "columns": columns}
     path = FOLDER / f"{task}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
