@@ -964,7 +964,7 @@ TASK = Task(
         "weights, without a bias for the forget gate, the gradient of an LSTM vanishes as fast as "
         "that of a simple network with orthogonal weights, and no story is learnt. With a bias of "
         "1, TensorFlow's and Keras' habit, it is. A GRU starts half open, too, yet learns: a "
-        "little of the gradient is enough for Adam where the short stories come first to help."
+        "little of the gradient is enough for Adam where some of the stories are short."
     ),
     equations=(
         "h_t = w Q h_(t-1) + x_t, Q orthogonal:  |dh_T/dh_k| = w^(T-k)\n"
@@ -990,7 +990,7 @@ TASK = Task(
         "quick": VanishingSettings(trials=2, updates=20, longest=20),
         "document": VanishingSettings(),
     },
-    durations={"quick": "5 s", "document": "5 min"},
+    durations={"quick": "3 s", "document": "2 min"},
     train=train,
     rows=rows,
     levels=lambda settings: (CHANCE,),
