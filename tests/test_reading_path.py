@@ -41,7 +41,8 @@ ORDER = [
     "testing",
     "__init__.py",
 ]
-OPTIONAL = {"cupy", "cupyx", "numba", "safetensors", "hypothesis"}  # may be imported in functions
+# May be imported in functions.
+OPTIONAL = {"cupy", "cupyx", "numba", "llvmlite", "safetensors", "hypothesis"}
 
 FILES = sorted(path.relative_to(LIBRARY).as_posix() for path in LIBRARY.rglob("*.py"))
 
