@@ -85,15 +85,18 @@ class Recurrent(Module):
     weight_ih_l{k}, weight_hh_l{k}
         Shapes (G*H, I) and (G*H, H), with (G*H, D*H) for the input of layers k > 0; the second
         direction's end in `_reverse`. First values are uniform in +-1/sqrt(H), as PyTorch's.
+        A gate per block has H/block_size rows instead of H; a cell that feeds something else than
+        its output has a `weight_hh` with a column for each number that is fed.
     bias_ih_l{k}, bias_hh_l{k}
-        Shape (G*H,).
+        Shape (G*H,), without the rows of gates that have no bias.
     {name}_l{k}
         Shape (H,), for each of the cell's weights per unit.
 
     Raises
     ------
     ValueError
-        If a size is not a positive integer, a probability not in [0, 1], `bias` none of the three.
+        If a size is not a positive integer, a probability not in [0, 1], `bias` none of the three;
+        if H is not a multiple of `block_size`, or the cell has nothing per block.
     TypeError
         If `cell` is neither of the two things.
     """
@@ -110,6 +113,7 @@ class Recurrent(Module):
         bidirectional: bool = False,
         *,
         recurrent_dropout: float = 0.0,
+        block_size: int = 1,
         dtype: Any = np.float32,
         generator: Generator | None = None,
     ) -> None:
@@ -124,6 +128,7 @@ class Recurrent(Module):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.recurrent_dropout = recurrent_dropout
+        self.block_size = check_size("block_size", block_size)
         self.generator = generator
         self.directions = 2 if bidirectional else 1
         if isinstance(cell, Module):
@@ -141,10 +146,20 @@ class Recurrent(Module):
             )
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
+        if self.block_size > 1 and not cell.per_block:
+            raise ValueError(
+                f"block_size is {block_size}, but cell {cell.name} has no gates per block"
+            )
+        if self.hidden_size % self.block_size:
+            raise ValueError(
+                f"{self.hidden_size} units cannot stand in blocks of {self.block_size}: "
+                "hidden_size must be a multiple of block_size"
+            )
         for k in range(self.num_layers):
             inputs = self.input_size if k == 0 else self.hidden_size * self.directions
             for direction in range(self.directions):
-                for name, shape in parameter_shapes(cell, inputs, self.hidden_size, bias).items():
+                shapes = parameter_shapes(cell, inputs, self.hidden_size, bias, self.block_size)
+                for name, shape in shapes.items():
                     parameter = new_parameter(shape, dtype)
                     bound = 1.0 / math.sqrt(self.hidden_size)
                     init.uniform_(parameter, -bound, bound, generator)
@@ -153,10 +168,12 @@ class Recurrent(Module):
     def _check_module(self, cell: Module) -> None:
         if not callable(getattr(type(cell), "step", None)):
             raise TypeError(f"{type(cell).__name__} has no method step(x, state)")
-        if self.num_layers > 1 or self.bidirectional or self.recurrent_dropout or self.dropout:
+        several = self.num_layers > 1 or self.bidirectional or self.block_size > 1
+        if several or self.recurrent_dropout or self.dropout:
             raise ValueError(
                 f"{type(cell).__name__} is a module with weights of its own: it makes one layer in "
-                "one direction, without dropout; put several Recurrent layers on top of each other"
+                "one direction, without dropout or blocks; put several Recurrent layers on top of "
+                "each other"
             )
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
@@ -169,7 +186,7 @@ class Recurrent(Module):
         state
             The state before the first step: for each of the cell's state values a tensor
             (L*D, B, H), one alone bare, several as a tuple; (L*D, H) with one sequence. Zeros if
-            None. Gradients flow into it.
+            None. Gradients flow into it. What is fed of a gate per block is (L*D, B, H/block_size).
         lengths
             The number of valid steps of each sequence, B integers from 1 to T, in any order; the
             rest is padding. It is never read, outputs there are zero, the final state is the one
@@ -271,7 +288,7 @@ class Recurrent(Module):
         )
         valid = None if padding is None else padding.over_time()
         call = arrays.Call(program, tuple(weights), time, reverse, mask, valid, recorded)
-        run = Run(self.cell, padding, call)
+        run = Run(self.cell, padding, call, self.block_size)
         made: Any = in_steps if program is None else sequence
         return made(*operands, run=run)  # type: ignore[no-any-return]
 
@@ -285,7 +302,9 @@ class Recurrent(Module):
         if not self.recurrent_dropout or not self.training:
             return None
         assert self.hidden_size is not None
-        shape = (batch, self.hidden_size)
+        assert isinstance(self.cell, Cell)
+        widths = [self.cell.width(n, self.hidden_size, self.block_size) for n in self.cell.fed]
+        shape = (batch, sum(widths))
         return functional.dropout_mask(shape, dtype, self.recurrent_dropout, place, self.generator)
 
     def _initial_state(
@@ -295,13 +314,19 @@ class Recurrent(Module):
         name = type(self).__name__
         cell = self.cell
         blocks = self.num_layers * self.directions
+        widths: list[Any] = []
+        if isinstance(cell, Cell):
+            assert self.hidden_size is not None
+            widths = [cell.width(n, self.hidden_size, self.block_size) for n in cell.state]
         if state is None:
             if isinstance(cell, Module):
                 start = self._start_of_module(cell, batch, x, place)
                 several = isinstance(start, tuple | list)
                 return [[value] for value in (start if several else [start])], several
-            zeros = Tensor(place.xp.zeros((batch, self.hidden_size), x.dtype))
-            return [[zeros] * blocks for _ in cell.state], len(cell.state) > 1
+            zeros = {
+                width: Tensor(place.xp.zeros((batch, width), x.dtype)) for width in set(widths)
+            }
+            return [[zeros[width]] * blocks for width in widths], len(cell.state) > 1
         several = isinstance(state, tuple | list)
         given = list(state) if several else [state]
         if isinstance(cell, Cell) and (len(given), several) != (
@@ -314,15 +339,15 @@ class Recurrent(Module):
         if alone:
             given = [expand_dims(value, 1) for value in given]
         for i, value in enumerate(given):
-            wanted_shape: tuple[Any, ...] = (blocks, batch, self.hidden_size)
-            if isinstance(cell, Module):
-                wanted_shape = (blocks, batch, *value.shape[2:])
+            inner = (widths[i],) if widths else value.shape[2:]
+            wanted_shape: tuple[Any, ...] = (blocks, batch, *inner)
             if value.shape != wanted_shape:
                 shown = wanted_shape[:1] + wanted_shape[2:] if alone else wanted_shape
                 got = value.shape[:1] + value.shape[2:] if alone else value.shape
+                size = "H" if inner == (self.hidden_size,) else "H / block_size"
                 raise ValueError(
                     f"{name}: value {i} of the state must be (layers * directions, "
-                    f"{'' if alone else 'B, '}H) = {shown}, got {got}"
+                    f"{'' if alone else 'B, '}{size}) = {shown}, got {got}"
                 )
             if value.dtype != x.dtype:
                 raise TypeError(f"{name}: the input is {x.dtype}, the state {value.dtype}")
@@ -351,6 +376,7 @@ class Recurrent(Module):
             "dropout": 0.0,
             "bidirectional": False,
             "recurrent_dropout": 0.0,
+            "block_size": 1,
         }
         for name, default in defaults.items():
             if getattr(self, name) != default:
@@ -530,18 +556,20 @@ def check_reset(reset: str) -> str:
 
 
 def parameter_shapes(
-    cell: Cell, input_size: int, hidden_size: int, bias: bool | str
+    cell: Cell, input_size: int, hidden_size: int, bias: bool | str, block_size: int = 1
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters around a cell, in PyTorch's order."""
-    rows = len(cell.gates) * hidden_size
+    widths = {gate: cell.width(gate, hidden_size, block_size) for gate in cell.gates}
+    rows, biases = sum(widths.values()), sum([widths[gate] for gate in cell.biased])
+    fed = sum([cell.width(name, hidden_size, block_size) for name in cell.fed])
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (rows, input_size),
-        "weight_hh": (rows, hidden_size),
+        "weight_hh": (rows, fed),
     }
     if bias:
-        shapes["bias_ih"] = (rows,)
+        shapes["bias_ih"] = (biases,)
     if bias is True:
-        shapes["bias_hh"] = (rows,)
+        shapes["bias_hh"] = (biases,)
     return shapes | dict.fromkeys(cell.per_unit, (hidden_size,))
 
 
@@ -574,6 +602,7 @@ class Run(NamedTuple):
     cell: Cell
     padding: Padding | None
     call: arrays.Call
+    block_size: int = 1
 
 
 def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
@@ -582,20 +611,40 @@ def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
     `operands` are the input (T, B, I) or (B, T, I), the values of the state (B, H), and the weights
     that `run` names. Returns the outputs, (T, B, H) or (B, T, H), and the last state.
     """
-    cell, call = run.cell, run.call
+    cell, call, size = run.cell, run.call, run.block_size
     x, state = operands[0], operands[1 : 1 + len(cell.state)]
     weights = dict(zip(call.names, operands[1 + len(cell.state) :], strict=True))
+    if cell.biased != cell.gates:
+        hidden = state[0].shape[-1]
+        for name in [name for name in ("bias_ih", "bias_hh") if name in weights]:
+            weights[name] = _whole_bias(weights[name], cell, hidden, size)
     rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=call.time)
     weight, bias = weights["weight_hh"], weights.get("bias_hh")
     per_unit = {name: weights[name] for name in cell.per_unit}
 
     def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        h = state[0] if call.mask is None else state[0] * call.mask
-        new = cell.step(row, linear(h, weight, bias), state, per_unit)
+        fed = cell.recurrent_vector(state)
+        fed = fed if call.mask is None else fed * call.mask
+        new = cell.step(row, linear(fed, weight, bias), state, per_unit, size)
         return new[0], new
 
     outputs, final = scan(step, rows, state, call.reverse, run.padding)
     return (stack(outputs, axis=call.time), *final)
+
+
+def _whole_bias(bias: Any, cell: Cell, hidden: int, block_size: int) -> Any:
+    """A bias with a row for each row of the gates, zeros where a gate has none."""
+    place = backend.of(bias.data if isinstance(bias, Tensor) else bias)
+    assert place is not None
+    parts, at = [], 0
+    for gate in cell.gates:
+        width = cell.width(gate, hidden, block_size)
+        if gate in cell.biased:
+            parts.append(bias[at : at + width])
+            at += width
+        else:
+            parts.append(place.xp.zeros(width, bias.dtype))
+    return concatenate(parts)
 
 
 @primitive(residuals=("lease",), composite=in_steps)

@@ -6,7 +6,26 @@ tells and chooses how layers run.
 """
 
 from microtensor.recurrence.cell import Cell, cell
-from microtensor.recurrence.cells import gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.cells import (
+    gru,
+    lstm,
+    memory_cell,
+    memory_cell_bptt,
+    peephole_lstm,
+    rnn_relu,
+    rnn_tanh,
+)
 from microtensor.recurrence.driver import driver
 
-__all__ = ["Cell", "cell", "driver", "gru", "lstm", "peephole_lstm", "rnn_relu", "rnn_tanh"]
+__all__ = [
+    "Cell",
+    "cell",
+    "driver",
+    "gru",
+    "lstm",
+    "memory_cell",
+    "memory_cell_bptt",
+    "peephole_lstm",
+    "rnn_relu",
+    "rnn_tanh",
+]

@@ -11,7 +11,15 @@ from typing import Any
 from microtensor.ops import relu, sigmoid, tanh
 from microtensor.recurrence.cell import cell
 
-__all__ = ["gru", "lstm", "peephole_lstm", "rnn_relu", "rnn_tanh"]
+__all__ = [
+    "gru",
+    "lstm",
+    "memory_cell",
+    "memory_cell_bptt",
+    "peephole_lstm",
+    "rnn_relu",
+    "rnn_tanh",
+]
 
 
 @cell(gates=("a",), state=("h",))
@@ -60,3 +68,30 @@ def peephole_lstm(i: Any, f: Any, g: Any, o: Any, c: Any, p_i: Any, p_f: Any, p_
     """
     new = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
     return sigmoid(o + p_o * new) * tanh(new), new
+
+
+@cell(
+    gates=("i", "g", "o"),
+    state=("h", "c"),
+    per_block=("i", "o"),
+    feeds=("h", "i", "o"),
+    truncated=True,
+)
+def memory_cell(i: Any, g: Any, o: Any, c: Any) -> Any:
+    """The memory cell of 1997 (Hochreiter and Schmidhuber, section 4 and appendix A.1).
+
+    c' = c + y_i (4 sigma(g) - 2),   h' = y_o (2 sigma(c') - 1),   y_i = sigma(i), y_o = sigma(o)
+
+    There is no forget gate: the edge from c to c' is exactly 1, the constant error carousel. The
+    cells of a block share its input and its output gate, which are fed back beside h. The gradient
+    is the paper's truncated one: error goes through time along that edge only.
+    """
+    y_i, y_o = sigmoid(i), sigmoid(o)
+    c = c + y_i * (4 * sigmoid(g) - 2)
+    return y_o * (2 * sigmoid(c) - 1), c, y_i, y_o
+
+
+@cell(gates=("i", "g", "o"), state=("h", "c"), per_block=("i", "o"), feeds=("h", "i", "o"))
+def memory_cell_bptt(i: Any, g: Any, o: Any, c: Any) -> Any:
+    """The same cell with the whole gradient, by back-propagation through time."""
+    return memory_cell(i, g, o, c)

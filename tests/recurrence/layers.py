@@ -54,8 +54,9 @@ def spread(module, rng):
 
 def draw_state(layer, rng, batch=B):
     """Arrays of an initial state, as a tuple."""
-    blocks = layer.num_layers * layer.directions
-    return tuple(rng.normal(size=(blocks, batch, layer.hidden_size)) for _ in layer.cell.state)
+    blocks, one = layer.num_layers * layer.directions, layer.cell
+    widths = [one.width(name, layer.hidden_size, layer.block_size) for name in one.state]
+    return tuple(rng.normal(size=(blocks, batch, width)) for width in widths)
 
 
 def as_state(values, requires_grad=False):

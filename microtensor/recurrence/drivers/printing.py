@@ -158,6 +158,8 @@ class Program:
     """
 
     def __init__(self, cell: Any) -> None:
+        if not cell.plain:
+            raise symbols.UnknownOperation("blocks, other feeds and truncation are not printed yet")
         self.cell = cell
         d = self.derivation = Derivation(cell)
         self.constants: dict[tuple[float, bool], str] = {}
