@@ -16,11 +16,16 @@ from microtensor.recurrence.cells import (
     rnn_tanh,
 )
 from microtensor.recurrence.driver import driver
+from microtensor.recurrence.online import Errors, OnlineFit, Sequences, fit_online
 
 __all__ = [
     "Cell",
+    "Errors",
+    "OnlineFit",
+    "Sequences",
     "cell",
     "driver",
+    "fit_online",
     "gru",
     "lstm",
     "memory_cell",

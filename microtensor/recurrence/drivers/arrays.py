@@ -229,14 +229,15 @@ OPERATIONS = (
 
 
 class Back:
-    """What a backward pass needs beside the plan, for blocks of C steps."""
+    """What a backward pass needs beside the plan, for blocks of C steps: `length`, or what fits."""
 
-    def __init__(self, plan: Plan, output: bool, inputs: bool) -> None:
+    def __init__(self, plan: Plan, output: bool, inputs: bool, length: int | None = None) -> None:
         program, sizes, xp = plan.program, plan.sizes, plan.xp
         _, _, dtype, T, B, I, H, _, masked, padded, _ = sizes
         buffers = program.jacobian_buffers
         blocks = program.jacobian_rows + len(program.rows) + len(program.views) + buffers + 2
-        C = self.length = max(1, min(T, LONGEST, CACHE // (blocks * H * B * dtype.itemsize)))
+        longest = min(T, LONGEST, CACHE // (blocks * H * B * dtype.itemsize))
+        C = self.length = max(1, longest) if length is None else length
         self.program, self.sizes, self.inputs = program, sizes, inputs
         self.jacobian = xp.empty((C, program.jacobian_rows, H, B), dtype)
         self.rows = xp.zeros((C + 1, len(program.rows), H, B), dtype)

@@ -1,0 +1,552 @@
+"""Online learning in one loop against the ordinary path: a layer, a readout, a loss, `mt.grad`.
+
+The reference trains one trial and one sequence at a time, with nothing but operations.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recurrence.layers import CELLS
+
+import microtensor as mt
+from microtensor.recurrence import Sequences, cell, fit_online, gru, lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.drivers import online_arrays
+
+KINDS = {"rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu, "lstm": lstm, "gru": gru, **CELLS}
+OUTPUTS = [
+    ("linear", "squared_error"),
+    ("sigmoid", "squared_error"),
+    ("softmax", "squared_error"),
+    ("sigmoid", "cross_entropy"),
+    ("softmax", "cross_entropy"),
+]
+
+
+# -- what is tried
+
+
+def draw_weights(rng, kind, trials, inputs, hidden, outputs, bias=True, direct=False):
+    """Weights of K trials, large enough that every nonlinearity is felt."""
+    rows = len(KINDS[kind].gates) * hidden
+    shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden)}
+    shapes |= dict.fromkeys(KINDS[kind].per_unit, (hidden,))
+    shapes["readout_weight"] = (outputs, hidden + inputs if direct else hidden)
+    if bias:
+        shapes |= {"bias_ih": (rows,), "readout_bias": (outputs,)}
+    if bias == "both":
+        shapes["bias_hh"] = (rows,)
+    scale = 0.3 if kind == "rnn_relu" else 0.7
+    return {name: scale * rng.normal(size=(trials, *shape)) for name, shape in shapes.items()}
+
+
+def draw_chunk(rng, trials, sequences, steps, inputs, outputs, options):
+    """Sequences of K trials; targets are probabilities, so that every loss takes them."""
+    shape = (trials, sequences, steps)
+    if options["symbols"]:
+        x = rng.integers(0, inputs, size=shape)
+    else:
+        x = rng.normal(size=(*shape, inputs))
+    axes = shape[:2] if options["last"] else shape
+    if options["classes"]:
+        targets = rng.integers(0, outputs, size=axes)
+    else:
+        targets = rng.dirichlet(np.ones(outputs), size=axes)
+    lengths = rng.integers(1, steps + 1, size=shape[:2]) if options["lengths"] else None
+    mask = rng.random(shape) < 0.6 if options["mask"] and not options["last"] else None
+    return Sequences(x, targets, lengths, mask)
+
+
+def fit(kind, weights, chunk, lr, pieces=1, **options):
+    """The errors of all chunks, one after the other, and the weights afterwards."""
+    weights = {name: value.copy() for name, value in weights.items()}
+    chunks = [
+        Sequences(*[None if a is None else a[:, part] for a in chunk])
+        for part in np.array_split(np.arange(chunk.inputs.shape[1]), pieces)
+    ]
+    found = list(fit_online(KINDS[kind], weights, chunks, lr, **options))
+    errors = [
+        None if parts[0] is None else np.concatenate(parts, axis=1)
+        for parts in zip(*found, strict=True)
+    ]
+    return errors, weights
+
+
+# -- the reference
+
+
+class Reference:
+    """One trial, in operations. Weights of different steps may be different tensors."""
+
+    def __init__(self, kind, weights, lr, output, loss, update, masks):
+        self.cell = KINDS[kind]
+        self.weights, self.lr, self.masks = weights, lr, masks
+        self.output, self.loss, self.update = output, loss, update
+
+    def leaves(self):
+        return {name: mt.tensor(value, requires_grad=True) for name, value in self.weights.items()}
+
+    def step(self, w, x, state):
+        row = w["weight_ih"] @ x + w.get("bias_ih", 0.0)
+        recurrent = w["weight_hh"] @ state[0] + w.get("bias_hh", 0.0)
+        units = {name: w[name] for name in self.cell.per_unit}
+        return self.cell.step(row, recurrent, state, units)
+
+    def read(self, w, h, x, target):
+        """Loss, outputs, largest difference."""
+        columns = w["readout_weight"].shape[1]
+        seen = h if columns == h.shape[0] else mt.concatenate([h, x])
+        net = w["readout_weight"] @ seen + w.get("readout_bias", 0.0)
+        if self.output == "softmax":
+            y, log_y = mt.softmax(net, axis=0), mt.log_softmax(net, axis=0)
+        elif self.output == "sigmoid":
+            y = mt.sigmoid(net)
+            log_y = -mt.softplus(-net)
+        else:
+            y, log_y = net, None
+        if self.loss == "squared_error":
+            loss = 0.5 * ((y - target) ** 2).sum()
+        elif self.output == "softmax":
+            loss = -(target * log_y).sum()
+        else:
+            loss = -(target * log_y - (1 - target) * mt.softplus(net)).sum()
+        y = y.detach().numpy()
+        return loss, y, np.abs(y - target).max()
+
+    def descend(self, gradients):
+        for name, g in gradients.items():
+            self.weights[name] = self.weights[name] - self.lr * self.masks.get(name, 1.0) * g
+
+    def sequence(self, x, targets):
+        """Train on x (T, I), with targets by their step; loss, largest difference, outputs."""
+        used, state = [], None
+        total, worst, outputs = 0.0, 0.0, {}
+        summed = 0.0
+        w = self.leaves()
+        for t in range(len(x)):
+            if self.update == "step":
+                w = self.leaves()
+            used.append(w)
+            if state is None:
+                size = w["weight_hh"].shape[1]
+                state = tuple(mt.zeros(size, dtype="float64") for _ in self.cell.state)
+            here = mt.tensor(x[t])
+            state = self.step(w, here, state)
+            if t in targets:
+                loss, outputs[t], far = self.read(w, state[0], here, targets[t])
+                total, worst = total + loss.item(), max(worst, far)
+                if self.update == "step":
+                    self.learn(loss, used)
+                else:
+                    summed = summed + loss
+        if self.update == "sequence" and targets:
+            self.learn(summed, [w])
+        return total, worst, outputs
+
+    def learn(self, loss, used):
+        gradients = dict.fromkeys(self.weights, 0.0)
+        leaves = [leaf for w in used for leaf in w.values()]
+        found = mt.grad(loss, leaves, allow_unused=True, retain_graph=True)
+        for name, g in zip([name for w in used for name in w], found, strict=True):
+            if g is not None:
+                gradients[name] = gradients[name] + g.numpy()
+        self.descend(gradients)
+
+
+def reference(kind, weights, chunk, lr, masks, output, loss, update):
+    """The same as `fit`, in operations."""
+    K, N, T = chunk.inputs.shape[:3]
+    I, O = weights["weight_ih"].shape[2], weights["readout_weight"].shape[1]
+    rates = np.broadcast_to(lr, K)
+    losses, worst = np.zeros((K, N)), np.zeros((K, N))
+    last = chunk.targets.ndim == (2 if chunk.targets.dtype.kind == "i" else 3)
+    outputs = np.zeros((K, N, O) if last else (K, N, T, O))
+    trained = []
+    for k in range(K):
+        own = {name: value[k] for name, value in weights.items()}
+        kept = {name: np.broadcast_to(m, weights[name].shape)[k] for name, m in masks.items()}
+        trial = Reference(kind, own, rates[k], output, loss, update, kept)
+        for n in range(N):
+            length = T if chunk.lengths is None else chunk.lengths[k, n]
+            x, y = chunk.inputs[k, n, :length], chunk.targets[k, n]
+            x = np.eye(I)[x] if x.dtype.kind == "i" else x
+            y = np.eye(O)[y] if y.dtype.kind == "i" else y
+            if last:
+                targets = {length - 1: y}
+            else:
+                steps = range(length) if chunk.mask is None else np.flatnonzero(chunk.mask[k, n])
+                targets = {t: y[t] for t in steps if t < length}
+            losses[k, n], worst[k, n], found = trial.sequence(x, targets)
+            for t, value in found.items():
+                outputs[(k, n) if last else (k, n, t)] = value
+        trained.append(trial.weights)
+    together = {name: np.stack([w[name] for w in trained]) for name in weights}
+    return [losses, worst, outputs], together
+
+
+def close(a, b, what, tolerance=1e-10):
+    scale = max(1.0, float(np.max(np.abs(b), initial=0.0)))
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=what)
+
+
+def compare(kind, weights, chunk, lr, masks, output, loss, update, **options):
+    mine, trained = fit(
+        kind,
+        weights,
+        chunk,
+        lr,
+        masks=masks,
+        output=output,
+        loss=loss,
+        update=update,
+        outputs=True,
+        **options,
+    )
+    theirs, wanted = reference(kind, weights, chunk, lr, masks, output, loss, update)
+    for what, a, b in zip(("loss", "worst", "outputs"), mine, theirs, strict=True):
+        close(a, b, what)
+    for name, value in wanted.items():
+        close(trained[name], value, name)
+    return trained
+
+
+@st.composite
+def problems(draw, sequences=3):
+    """A cell, sizes, and every option."""
+    truth = st.booleans()
+    options = {name: draw(truth) for name in ("symbols", "classes", "last", "lengths", "mask")}
+    output, loss = draw(st.sampled_from(OUTPUTS))
+    return {
+        "kind": draw(st.sampled_from(sorted(KINDS))),
+        "sizes": [draw(st.integers(1, most)) for most in (3, sequences, 5, 4, 3, 3)],
+        "bias": draw(st.sampled_from([False, True, "both"])),
+        "direct": draw(truth),
+        "masked": draw(truth),
+        "how": {
+            "output": output,
+            "loss": loss,
+            "update": draw(st.sampled_from(["sequence", "step"])),
+        },
+        "options": options,
+        "seed": draw(st.integers(0, 2**32 - 1)),
+    }
+
+
+def build(p):
+    """Weights, sequences and masks of a problem."""
+    rng = np.random.default_rng(p["seed"])
+    trials, sequences, steps, inputs, hidden, outputs = p["sizes"]
+    weights = draw_weights(rng, p["kind"], trials, inputs, hidden, outputs, p["bias"], p["direct"])
+    chunk = draw_chunk(rng, trials, sequences, steps, inputs, outputs, p["options"])
+    masks = {}
+    if p["masked"]:
+        masks = {name: (rng.random(value.shape) < 0.6) * 1.0 for name, value in weights.items()}
+    return weights, chunk, masks
+
+
+PLAIN = {
+    "kind": "lstm",
+    "sizes": (2, 50, 7, 3, 4, 2),
+    "bias": True,
+    "direct": False,
+    "masked": False,
+    "how": {"output": "linear", "loss": "squared_error", "update": "sequence"},
+    "options": dict.fromkeys(("symbols", "classes", "lengths", "mask"), False) | {"last": True},
+    "seed": 0,
+}
+
+
+def changed(p, **changes):
+    """The same problem with other options, wherever they stand."""
+    p = {**p, "how": dict(p["how"]), "options": dict(p["options"])}
+    for name, value in changes.items():
+        for place in (p, p["how"], p["options"]):
+            if name in place:
+                place[name] = value
+    return p
+
+
+# -- what holds
+
+
+@given(p=problems(), pieces=st.integers(1, 2))
+def test_every_option_is_the_ordinary_path(p, pieces):
+    weights, chunk, masks = build(p)
+    pieces = min(pieces, chunk.inputs.shape[1])
+    compare(p["kind"], weights, chunk, 0.1, masks, **p["how"], pieces=pieces)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kind": "gru", "symbols": True, "classes": True, "output": "softmax", "last": False},
+        {"kind": "peephole_lstm", "lengths": True, "output": "sigmoid", "update": "step"},
+    ],
+    ids=["lstm", "gru-symbols", "peephole-steps"],
+)
+def test_fifty_sequences_stay_together(changes):
+    p = changed(PLAIN, **changes)
+    weights, chunk, masks = build(p)
+    trained = compare(p["kind"], weights, chunk, [0.1, 0.3], masks, **p["how"], pieces=4)
+    assert all(np.abs(trained[name] - weights[name]).max() > 1e-3 for name in weights)
+
+
+@given(p=problems(sequences=5), pieces=st.integers(1, 3), data=st.data())
+def test_a_trial_is_the_same_in_every_stack_and_in_chunks_of_any_size(p, pieces, data):
+    """To the last bit, in both dtypes; others may have longer sequences."""
+    weights, chunk, masks = build(changed(p, lengths=True))
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    weights = {name: value.astype(dtype) for name, value in weights.items()}
+    K, N = chunk.inputs.shape[:2]
+    lr = np.linspace(0.1, 0.5, K)
+    errors, trained = fit(p["kind"], weights, chunk, lr, masks=masks, **p["how"])
+    k = data.draw(st.integers(0, K - 1))
+    longest = chunk.lengths[k].max()
+    own = [a if a is None else a[k : k + 1] for a in chunk]
+    if chunk.mask is not None or chunk.targets.shape[1:3] == chunk.inputs.shape[1:3]:
+        last = chunk.targets.ndim == (2 if chunk.targets.dtype.kind == "i" else 3)
+        own[1] = own[1] if last else own[1][:, :, :longest]
+        own[3] = own[3] if own[3] is None else own[3][:, :, :longest]
+    own[0] = own[0][:, :, :longest]
+    alone, apart = fit(
+        p["kind"],
+        {name: value[k : k + 1] for name, value in weights.items()},
+        Sequences(*own),
+        lr[k],
+        pieces=min(pieces, N),
+        masks={name: mask[k : k + 1] for name, mask in masks.items()},
+        **p["how"],
+    )
+    for name in weights:
+        np.testing.assert_array_equal(apart[name][0], trained[name][k], err_msg=name)
+    np.testing.assert_array_equal(alone[0][0], errors[0][k])
+    np.testing.assert_array_equal(alone[1][0], errors[1][k])
+
+
+def test_a_long_sequence_beside_a_short_one():
+    """More steps than a block has, in one trial only."""
+    p = changed(PLAIN, sizes=(2, 2, 75, 2, 3, 1), lengths=True)
+    weights, chunk, masks = build(p)
+    chunk.lengths[...] = [[75, 33], [5, 6]]
+    compare("lstm", weights, chunk, 0.1, masks, **p["how"])
+    _, together = fit("lstm", weights, chunk, 0.1)
+    short = Sequences(chunk.inputs[1:, :, :6], chunk.targets[1:], chunk.lengths[1:])
+    _, alone = fit("lstm", {n: w[1:] for n, w in weights.items()}, short, 0.1)
+    for name in weights:
+        np.testing.assert_array_equal(alone[name][0], together[name][1])
+
+
+def test_what_lies_behind_the_end_of_a_sequence_is_not_read():
+    weights, chunk, _ = build(changed(PLAIN, lengths=True))
+    behind = np.arange(7) >= chunk.lengths[:, :, None]
+    other = chunk._replace(inputs=np.where(behind[..., None], np.nan, chunk.inputs))
+    before, after = fit("lstm", weights, chunk, 0.1), fit("lstm", weights, other, 0.1)
+    np.testing.assert_array_equal(before[0][0], after[0][0])
+    assert not any(np.isnan(value).any() for value in after[1].values())
+
+
+def test_a_trial_that_diverges_disturbs_no_other():
+    weights, chunk, _ = build(changed(PLAIN, kind="rnn_relu"))
+    one, _ = fit("rnn_relu", weights, chunk, [0.01, 0.01])
+    errors, trained = fit("rnn_relu", weights, chunk, [0.01, 1e30])
+    assert not np.isfinite(errors[0][1]).all()
+    np.testing.assert_array_equal(errors[0][0], one[0][0])
+    assert all(np.isfinite(value[0]).all() for value in trained.values())
+
+
+def test_float32_follows_float64():
+    weights, chunk, _ = build(changed(PLAIN, sizes=(3, 20, 40, 2, 5, 2)))
+    errors, trained = fit("lstm", weights, chunk, 0.05)
+    narrow = {name: value.astype(np.float32) for name, value in weights.items()}
+    found, near = fit("lstm", narrow, chunk, 0.05)
+    assert found[0].dtype == np.float32
+    close(found[0], errors[0], "loss", 1e-5)
+    for name, value in trained.items():
+        assert near[name].dtype == np.float32
+        close(near[name], value, name, 1e-5)
+
+
+# -- between the chunks
+
+
+def test_rates_masks_and_weights_may_change_between_chunks():
+    weights, chunk, _ = build(changed(PLAIN, sizes=(3, 6, 4, 2, 3, 1)))
+    given = {name: value.copy() for name, value in weights.items()}
+    parts = [Sequences(*[None if a is None else a[:, i : i + 2] for a in chunk]) for i in (0, 2, 4)]
+    run = fit_online(lstm, given, parts, 0.2)
+    next(run)
+    after_one = {name: value.copy() for name, value in given.items()}
+    run.lr[1] = 0
+    run.masks["bias_ih"] = np.zeros((3, 1))
+    next(run)
+    for name, value in given.items():
+        moved = [not np.array_equal(value[k], after_one[name][k]) for k in range(3)]
+        assert moved == ([False] * 3 if name == "bias_ih" else [True, False, True])
+    for value in given.values():
+        value[0] = 0
+    errors = next(run)
+    np.testing.assert_allclose(errors.loss[0, 0], 0.5 * chunk.targets[0, 4, 0] ** 2)
+    with pytest.raises(StopIteration):
+        next(run)
+    with pytest.raises(StopIteration):
+        next(run)
+
+
+def test_with_rates_of_zero_it_only_measures():
+    weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 2), last=False, mask=True))
+    errors, same = fit("lstm", weights, chunk, 0, outputs=True)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(same[name], value)
+    wanted, _ = reference("lstm", weights, chunk, 0, {}, *PLAIN["how"].values())
+    for mine, theirs in zip(errors, wanted, strict=True):
+        close(mine, theirs, "measured")
+
+
+def test_all_trials_may_see_the_same():
+    weights, chunk, _ = build(changed(PLAIN, lengths=True, last=False, mask=True))
+    shared = Sequences(*[a[:1] for a in chunk])
+    spread = Sequences(*[np.repeat(a[:1], 2, axis=0) for a in chunk])
+    one, two = fit("lstm", weights, shared, 0.1), fit("lstm", weights, spread, 0.1)
+    np.testing.assert_array_equal(one[0][0], two[0][0])
+
+
+def test_a_chunk_is_drawn_ahead_in_another_thread():
+    weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 1)))
+    drawn, second = [], threading.Event()
+
+    def draw():
+        drawn.append(threading.current_thread())
+        if len(drawn) == 2:
+            second.set()
+        return chunk if len(drawn) < 4 else None
+
+    run = fit_online(lstm, weights, draw, 0.1)
+    assert not drawn
+    next(run)
+    assert second.wait(10)
+    assert len(list(run)) == 2
+    assert len(drawn) == 4
+    assert threading.current_thread() not in drawn
+
+
+def test_what_goes_wrong_while_drawing_is_raised_in_its_turn():
+    weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 1)))
+    chunks = [chunk, chunk._replace(targets=chunk.targets[:, :, :0]), chunk]
+    run = fit_online(lstm, weights, chunks, 0.1)
+    next(run)
+    with pytest.raises(ValueError, match="targets must be"):
+        next(run)
+    with pytest.raises(StopIteration):
+        next(run)
+
+
+# -- what is refused
+
+
+def test_bad_arguments_are_refused():
+    weights, chunk, _ = build(PLAIN)
+
+    def refused(match, error=ValueError, cell=lstm, change=None, lr=0.1, **options):
+        given = {**weights, **(change or {})}
+        given = {name: value for name, value in given.items() if value is not None}
+        with pytest.raises(error, match=match):
+            fit_online(cell, given, [chunk], lr, **options)
+
+    refused("output must be 'linear' or 'sigmoid' or 'softmax', got 'tanh'", output="tanh")
+    refused("loss must be", loss="mse")
+    refused("update must be", update="batch")
+    refused("driver must be", driver="steps")
+    refused("cross-entropy needs probabilities", loss="cross_entropy")
+    refused("threads must be a positive integer", threads=0)
+    refused("cell must be a recurrence.Cell", TypeError, cell=mt.tanh)
+    refused(r"missing \['weight_hh'\]", change={"weight_hh": None})
+    refused(r"unknown \['p_i'\]", change={"p_i": np.ones((2, 4))})
+    refused("must be a NumPy array", TypeError, change={"bias_ih": mt.zeros((2, 16))})
+    refused(
+        "all be float32, or all float64", TypeError, change={"bias_ih": np.zeros((2, 16), "f4")}
+    )
+    refused("all be float32, or all", TypeError, change={"bias_ih": np.zeros((2, 16), int)})
+    refused("three axes", change={"weight_ih": weights["weight_ih"][0]})
+    refused(r"bias_ih is \(2, 15\) instead of \(2, 16\)", change={"bias_ih": np.zeros((2, 15))})
+    refused("readout_weight is", change={"readout_weight": np.zeros((2, 2, 5))})
+    refused("read-only", change={"bias_ih": np.broadcast_to(0.0, (2, 16))})
+    refused("lr must be one number or 2", lr=[0.1] * 3)
+    refused("finite and not negative", lr=-0.1)
+    refused("finite and not negative", lr=[0.1, np.nan])
+    refused(r"masks for \['weight'\]", masks={"weight": 1})
+    refused("mask of bias_ih has shape", masks={"bias_ih": np.ones(3)})
+    with pytest.raises(TypeError, match="a function that draws a chunk, or an iterable"):
+        fit_online(lstm, weights, 3, 0.1)
+
+
+def test_a_cell_that_cannot_be_derived_is_refused():
+    @cell(gates=("a",))
+    def deciding(a, h):
+        return a if a > 0 else h
+
+    weights, chunk, _ = build(changed(PLAIN, kind="rnn_tanh"))
+    with pytest.raises(TypeError, match="deciding cannot be derived"):
+        fit_online(deciding, weights, [chunk], 0.1)
+
+
+def test_bad_chunks_are_refused():
+    weights, chunk, _ = build(changed(PLAIN, last=False, lengths=True, mask=True))
+    x = chunk.inputs
+    symbols = np.zeros(x.shape[:3], int)
+
+    def refused(match, error=ValueError, **changes):
+        with pytest.raises(error, match=match):
+            next(fit_online(lstm, weights, [chunk._replace(**changes)], 0.1))
+
+    refused(r"inputs must be \(K, N, T, I = 3\)", inputs=x[0])
+    refused(r"inputs must be \(K, N, T, I = 3\)", inputs=x[..., :2])
+    refused(r"inputs must be \(K, N, T\) integers", inputs=x.astype(int))
+    refused("floats or integers", TypeError, inputs=x.astype(complex))
+    refused("at least one sequence", inputs=x[:, :0])
+    refused("K = 2 or 1 if all see the same", inputs=np.repeat(x, 2, axis=0))
+    symbols[0, 0, 0] = 3
+    refused(r"symbol 3 of trial 0, sequence 0, step 0 is not one of 0, \.\.\., 2", inputs=symbols)
+    refused(r"lengths must be \(K, N = 50\) integers", lengths=chunk.lengths[0])
+    refused(r"lengths must be \(K, N = 50\) integers", lengths=chunk.lengths * 1.0)
+    refused("lengths must be from 1 to T = 7; got 0", lengths=chunk.lengths * 0)
+    refused(r"targets must be \(K, N, O\)", targets=chunk.targets[0])
+    refused(r"targets must be integers", targets=symbols[:, :, :3])
+    refused("class 5 of trial", targets=np.full(x.shape[:3], 5), mask=None)
+    refused("no axis T", targets=chunk.targets[:, :, 0])
+    refused(r"mask must be \(K, N = 50, T = 7\) truths", mask=chunk.mask * 1)
+    with pytest.raises(TypeError, match="a chunk must be Sequences"):
+        next(fit_online(lstm, weights, [x], 0.1))
+
+
+# -- that these tests can fail
+
+
+@pytest.mark.parametrize("fault", ["no update", "forgets a block", "loss", "symbols"])
+def test_planted_faults_are_seen(fault, monkeypatch):
+    p = changed(PLAIN, sizes=(2, 3, 40, 2, 3, 2), last=False, symbols=fault == "symbols")
+    if fault == "no update":
+        monkeypatch.setattr(online_arrays.Lesson, "_update", lambda *_: None)
+    if fault == "forgets a block":
+        monkeypatch.setattr(online_arrays, "_in_turn", lambda shares: shares[:, 0].copy())
+    if fault == "loss":
+        judge = online_arrays.judge
+
+        def double(*arguments):
+            found = judge(*arguments)
+            return found._replace(d=2 * found.d)
+
+        monkeypatch.setattr(online_arrays, "judge", double)
+    if fault == "symbols":
+        load = online_arrays.Lesson._load
+
+        def shifted(lesson):
+            load(lesson)
+            lesson.table = np.roll(lesson.table, 1, axis=1)
+
+        monkeypatch.setattr(online_arrays.Lesson, "_load", shifted)
+    weights, chunk, masks = build(p)
+    with pytest.raises(AssertionError):
+        compare("lstm", weights, chunk, 0.1, masks, **p["how"])
