@@ -52,12 +52,15 @@ class Summary:
         How many numbers all parameters have, and those that require a gradient.
     size
         Of the parameters, in bytes.
+    trials
+        K, if the model is a stack; all numbers are then those of its K trials together.
     """
 
     rows: tuple[SummaryRow, ...]
     parameters: int
     trainable: int
     size: int
+    trials: int | None = None
 
     def __str__(self) -> str:
         table = [("layer", "output shape", "parameters")]
@@ -71,6 +74,8 @@ class Summary:
         rule = "-" * len(lines[0])
         lines.insert(1, rule)
         total = f"{self.parameters:,} parameters, {self.trainable:,} trainable, {_size(self.size)}"
+        if self.trials is not None:
+            total += f", for {self.trials} trials together"
         return "\n".join([*lines, rule, total])
 
     def __repr__(self) -> str:
@@ -125,6 +130,7 @@ def summary(model: Module, *inputs: Any, **options: Any) -> Summary:
         sum(p.size for p in parameters),
         sum(p.size for p in parameters if p.requires_grad),
         sum(p.data.nbytes for p in parameters),
+        model.trials,
     )
     sys.stdout.write(f"{result}\n")
     return result

@@ -32,6 +32,8 @@ class Adding(nn.Module):
         Where the weights of the output unit are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(
         self, layer: nn.Module, width: int, *, logistic: bool = False, generator: mt.Generator
     ) -> None:
@@ -42,10 +44,13 @@ class Adding(nn.Module):
     def forward(self, x: mt.Tensor, lengths: np.ndarray) -> mt.Tensor:
         """From x (T, B, 2) and each sequence's number of steps (B,) to the answers (B,).
 
+        Each shape has a leading K in a stack of K trials.
+
         What stands behind a sequence's end is run over and never read: the layer sees the past
         only, so it changes nothing.
         """
         states, _ = self.layer(x)
-        last = states[lengths - 1, np.arange(len(lengths))]
-        answer = self.readout(last)[:, 0]
+        *trials, sequences = np.indices(lengths.shape, sparse=True)
+        last = states[(*trials, lengths - 1, sequences)]
+        answer = self.readout(last)[..., 0]
         return mt.sigmoid(answer) if self.logistic else answer

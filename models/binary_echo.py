@@ -10,7 +10,8 @@ The document writes the cell by hand, then replaces it by TensorFlow's `static_r
 `dynamic_rnn` and says that nothing changes. The three classes below are those three stages.
 They hold the same numbers, start from the same `Weights`, and must give the same curve.
 
-Shapes: `x` is `(T, B, 2)`, `state` `(B, H)`, `logits` `(T, B, 2)`.
+Shapes: `x` is `(T, B, 2)`, `state` `(B, H)`, `logits` `(T, B, 2)`; with a leading K in a stack of K
+trials.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def initial_weights(generator: mt.Generator, hidden_size: int, dtype: str = "flo
 class EchoByHand(nn.Module):
     """The hand-written cell: one kernel for the concatenation of input and state."""
 
+    knows_trials = True
+
     def __init__(self, weights: Weights) -> None:
         self.kernel = nn.Parameter(mt.tensor(weights.kernel))
         self.bias = nn.Parameter(mt.tensor(weights.bias))
@@ -63,15 +66,18 @@ class EchoByHand(nn.Module):
 
     def forward(self, x: mt.Tensor, state: mt.Tensor) -> tuple[mt.Tensor, mt.Tensor]:
         """Return the logits `(T, B, 2)` and the last state `(B, H)`."""
+        bias, readout_bias = mt.expand_dims(self.bias, -2), mt.expand_dims(self.readout_bias, -2)
         logits = []
-        for x_t in mt.unstack(x):
-            state = mt.tanh(mt.concatenate([x_t, state], axis=-1) @ self.kernel + self.bias)
-            logits.append(state @ self.readout + self.readout_bias)
-        return mt.stack(logits), state
+        for x_t in mt.unstack(x, axis=-3):
+            state = mt.tanh(mt.concatenate([x_t, state], axis=-1) @ self.kernel + bias)
+            logits.append(state @ self.readout + readout_bias)
+        return mt.stack(logits, axis=-3), state
 
 
 class EchoStatic(nn.Module):
     """The static unrolling: the library's cell, written out once for every step of the window."""
+
+    knows_trials = True
 
     def __init__(self, weights: Weights) -> None:
         hidden_size, dtype = weights.bias.size, weights.bias.dtype
@@ -82,14 +88,16 @@ class EchoStatic(nn.Module):
     def forward(self, x: mt.Tensor, state: mt.Tensor) -> tuple[mt.Tensor, mt.Tensor]:
         """Return the logits `(T, B, 2)` and the last state `(B, H)`."""
         states = []
-        for x_t in mt.unstack(x):
+        for x_t in mt.unstack(x, axis=-3):
             state = self.cell(x_t, state)
             states.append(state)
-        return self.readout(mt.stack(states)), state
+        return self.readout(mt.stack(states, axis=-3)), state
 
 
 class EchoLayer(nn.Module):
     """The dynamic recurrence: one layer that runs over however many steps it is given."""
+
+    knows_trials = True
 
     def __init__(self, weights: Weights) -> None:
         hidden_size, dtype = weights.bias.size, weights.bias.dtype
@@ -99,8 +107,8 @@ class EchoLayer(nn.Module):
 
     def forward(self, x: mt.Tensor, state: mt.Tensor) -> tuple[mt.Tensor, mt.Tensor]:
         """Return the logits `(T, B, 2)` and the last state `(B, H)`."""
-        states, last = self.rnn(x, mt.expand_dims(state, 0))
-        return self.readout(states), mt.squeeze(last, 0)
+        states, last = self.rnn(x, mt.expand_dims(state, -3))
+        return self.readout(states), mt.squeeze(last, -3)
 
 
 def _torch_layout(weights: Weights, prefix: str, suffix: str) -> dict[str, np.ndarray]:

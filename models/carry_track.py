@@ -18,6 +18,7 @@ with a `step`, which `nn.Recurrent` runs as well.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,8 @@ class CarryTrack(nn.Module):
         V_o, (H, H).
     """
 
+    knows_trials = True
+
     GATES = ("o", "i", "f", "k")
     """The blocks of rows, in order."""
 
@@ -73,14 +76,15 @@ class CarryTrack(nn.Module):
             setattr(self, name, parameter)
 
     def initial_state(self, batch_size: int) -> tuple[mt.Tensor, mt.Tensor]:
-        """Zeros for h and c, each (B, H)."""
-        shape = (batch_size, self.hidden_size)
+        """Zeros for h and c, each (B, H); in a stack (K, B, H)."""
+        trials = () if self.trials is None else (self.trials,)
+        shape = (*trials, batch_size, self.hidden_size)
         return mt.zeros(shape, dtype=self.bias.dtype), mt.zeros(shape, dtype=self.bias.dtype)
 
     def step(self, x: mt.Tensor, state: tuple[mt.Tensor, mt.Tensor]) -> tuple[mt.Tensor, mt.Tensor]:
         """From x (B, I) and (h, c), each (B, H), to the new (h, c)."""
         h, c = state
-        linear = nn.functional.linear
+        linear = functools.partial(nn.functional.linear, trials=self.trials)
         rows = linear(x, self.weight_ih, self.bias) + linear(h, self.weight_hh)
         o, i, f, k = mt.split(rows, 4, axis=-1)
         output = mt.tanh(o + linear(c, self.weight_ch))

@@ -27,6 +27,8 @@ class Reading(nn.Module):
         Where the weights of the reading are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(
         self, layer: nn.Module, width: int, outputs: int, *, generator: mt.Generator
     ) -> None:

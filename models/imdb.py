@@ -41,6 +41,8 @@ class ReviewReader(nn.Module):
         Where the weights are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(
         self,
         cell: Literal["rnn", "lstm", "hard_lstm"],
@@ -79,5 +81,5 @@ class ReviewReader(nn.Module):
         """Map word numbers of shape (T, B) to one logit a review, (B,)."""
         _, state = self.recurrent(self.embedding(words))
         last = state[0] if isinstance(state, tuple) else state  # (D, B, H)
-        features = mt.concatenate([last[d] for d in range(last.shape[0])], axis=-1)
-        return self.linear(features)[:, 0]
+        features = mt.concatenate(mt.unstack(last, axis=-3), axis=-1)
+        return self.linear(features)[..., 0]

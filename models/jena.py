@@ -70,6 +70,8 @@ class DenseForecaster(nn.Module):
         Where the weights are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(
         self, steps: int, features: int, hidden_size: int = 32, *, generator: mt.Generator
     ) -> None:
@@ -79,7 +81,7 @@ class DenseForecaster(nn.Module):
 
     def forward(self, x: mt.Tensor) -> mt.Tensor:
         """Map (B, T, F) to one forecast a sequence, (B,)."""
-        flat = mt.reshape(x, (x.shape[0], -1))
+        flat = mt.reshape(x, (*x.shape[:-2], -1))
         return mt.squeeze(self.readout(mt.relu(self.hidden(flat))), -1)
 
 
@@ -105,6 +107,8 @@ class RecurrentForecaster(nn.Module):
     generator
         Where the weights, and then the masks, are drawn from.
     """
+
+    knows_trials = True
 
     def __init__(
         self,
@@ -143,16 +147,16 @@ class RecurrentForecaster(nn.Module):
     def forward(self, x: mt.Tensor) -> mt.Tensor:
         """Map (B, T, F) to one forecast a sequence, (B,)."""
         if self.from_the_end:
-            x = mt.flip(x, axis=1)
+            x = mt.flip(x, axis=-2)
         for layer in self.layers:
             x, state = layer(self._with_dropout(x))
         # (D, B, H): of each direction the state after its own last step, side by side.
-        return mt.squeeze(self.readout(mt.concatenate(mt.unstack(state), axis=-1)), -1)
+        return mt.squeeze(self.readout(mt.concatenate(mt.unstack(state, axis=-3), axis=-1)), -1)
 
     def _with_dropout(self, x: mt.Tensor) -> mt.Tensor:
         if not (self.training and self.dropout):
             return x
-        ones = mt.ones((x.shape[0], 1, x.shape[2]), dtype=x.dtype)
+        ones = mt.ones((*x.shape[:-2], 1, x.shape[-1]), dtype=x.dtype)
         return x * nn.functional.dropout(ones, self.dropout, True, self.generator)
 
 

@@ -42,6 +42,8 @@ class SinCos(nn.Module):
         Where the weights are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(self, hidden_size: int = 10, *, generator: mt.Generator) -> None:
         self.linear_in = nn.Linear(1, hidden_size, generator=generator)
         self.lstm = nn.LSTM(

@@ -54,6 +54,8 @@ class SpiralNet(nn.Module):
         `"sigmoid"` or `"relu"`.
     """
 
+    knows_trials = True
+
     def __init__(self, weights: Sequence[np.ndarray], activation: str) -> None:
         self.activation = activation
         self.layers = nn.ModuleList(

@@ -27,12 +27,13 @@ WEATHER = 14
 class _LastOutput(nn.Module):
     """What Keras' recurrent layers do with the outputs of a `Recurrent` layer."""
 
+    knows_trials = True
     return_sequences: bool
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> Any:
         """All outputs `(B, T, H)` with `return_sequences`, else the last, `(B, H)`."""
         outputs, _ = super().forward(x, state, lengths)
-        return outputs if self.return_sequences else outputs[:, -1]
+        return outputs if self.return_sequences else outputs[..., -1, :]
 
 
 class SimpleRNN(_LastOutput, nn.RNN):

@@ -52,6 +52,8 @@ class WordReader(nn.Module):
         Of the weights; where they and the dropout masks are drawn from.
     """
 
+    knows_trials = True
+
     def __init__(
         self,
         words: int,

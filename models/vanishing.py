@@ -104,6 +104,8 @@ class StoryReader(nn.Module):
         If there is no such kind.
     """
 
+    knows_trials = True
+
     def __init__(
         self,
         kind: str,
@@ -138,7 +140,7 @@ class StoryReader(nn.Module):
     def read(self, embedded: mt.Tensor) -> mt.Tensor:
         """The same from the words' vectors `(T, B, 16)`, for gradients with respect to them."""
         states, _ = self.recurrent(embedded)
-        return self.readout(states[-1])
+        return self.readout(states[..., -1, :, :])
 
 
 def _start_at_identity(layer: nn.RNN, generator: mt.Generator) -> None:

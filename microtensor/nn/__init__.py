@@ -15,6 +15,7 @@ from microtensor.nn.losses import (
 from microtensor.nn.module import Module, StateDictError
 from microtensor.nn.parameter import Parameter
 from microtensor.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from microtensor.nn.stacking import stack, unstack
 
 __all__ = [
     "GRU",
@@ -42,5 +43,7 @@ __all__ = [
     "Tanh",
     "functional",
     "init",
+    "stack",
+    "unstack",
     "utils",
 ]

@@ -13,6 +13,8 @@ __all__ = ["ReLU", "Sigmoid", "Tanh"]
 class Tanh(Module):
     """tanh(x), element by element; any shape."""
 
+    knows_trials = True
+
     def forward(self, x: Any) -> Any:
         """Same shape as `x`."""
         return tanh(x)
@@ -21,6 +23,8 @@ class Tanh(Module):
 class Sigmoid(Module):
     """1 / (1 + exp(-x)), element by element; any shape."""
 
+    knows_trials = True
+
     def forward(self, x: Any) -> Any:
         """Same shape as `x`."""
         return sigmoid(x)
@@ -28,6 +32,8 @@ class Sigmoid(Module):
 
 class ReLU(Module):
     """max(x, 0), element by element; any shape."""
+
+    knows_trials = True
 
     def forward(self, x: Any) -> Any:
         """Same shape as `x`."""

@@ -1,7 +1,8 @@
 """Single steps as modules: a cell with its weights, for loops that the reader writes.
 
 The names are `torch.nn.RNNCell`'s and its like. Sizes: B sequences, I inputs, H hidden units,
-G gates. Any of these modules can be given to `Recurrent`.
+G gates. Any of these modules can be given to `Recurrent`. In a stack of K trials (see `nn.stack`)
+every shape has a leading K.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from microtensor import backend, engine
 from microtensor.backend import Generator
 from microtensor.nn import init
-from microtensor.nn.functional import linear
+from microtensor.nn.functional import check_trials, linear
 from microtensor.nn.layers import check_size, new_parameter
 from microtensor.nn.module import Module
 from microtensor.nn.recurrent import check_reset, parameter_shapes, reset_before, rnn_cell
@@ -26,6 +27,8 @@ __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 class _SingleStep(Module):
     """A cell and its weights: `weight_ih` (G*H, I), `weight_hh` (G*H, H), `bias_ih`, `bias_hh`."""
+
+    knows_trials = True
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class _SingleStep(Module):
         """Zeros (B, H), one tensor or a tuple of them, on the backend of the weights."""
         found = backend.of(self.weight_hh.data)
         assert found is not None
-        shape = (batch_size, self.hidden_size)
+        shape = (*self._lead, batch_size, self.hidden_size)
         zeros = [engine.wrap(found.xp.zeros(shape, self.weight_hh.dtype)) for _ in self.cell.state]
         return tuple(zeros) if len(zeros) > 1 else zeros[0]
 
@@ -65,7 +68,7 @@ class _SingleStep(Module):
         Parameters
         ----------
         x
-            Shape (B, I), or (I,) for one sequence.
+            Shape (B, I), or (I,) for one sequence; in a stack (K, B, I), or (K, I).
         state
             A tensor (B, H), or for an LSTM a tuple of two; (H,) for one sequence. Zeros if None.
 
@@ -74,20 +77,25 @@ class _SingleStep(Module):
         The new state, in the same form.
         """
         name = type(self).__name__
-        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+        lead = len(self._lead)
+        if x.ndim - lead not in (1, 2) or x.shape[-1] != self.input_size:
+            first = "".join([f"{k}, " for k in self._lead])
             raise ValueError(
-                f"{name}: the input must be (B, {self.input_size}), or ({self.input_size},) for "
-                f"one sequence; got shape {x.shape}"
+                f"{name}: the input must be ({first}B, {self.input_size}), or "
+                f"({first}{self.input_size}{'' if lead else ','}) for one sequence; "
+                f"got shape {x.shape}"
             )
+        check_trials(name, x, self.trials)
+        alone = x.ndim - lead == 1
         several = len(self.cell.state) > 1
         if state is None:
-            state = self.initial_state(1 if x.ndim == 1 else x.shape[0])
+            state = self.initial_state(1 if alone else x.shape[lead])
             values = tuple(state) if several else (state,)
         else:
-            values = self._checked(x, state, several)
-        if x.ndim == 1:
-            new = self._advance(expand_dims(x, 0), values)
-            new = tuple([squeeze(value, 0) for value in new])
+            values = self._checked(x, state, several, alone)
+        if alone:
+            new = self._advance(expand_dims(x, lead), values)
+            new = tuple([squeeze(value, lead) for value in new])
         else:
             new = self._advance(x, values)
         return new if several else new[0]
@@ -96,7 +104,11 @@ class _SingleStep(Module):
         """`forward`: what `Recurrent` asks of a module."""
         return self.forward(x, state)
 
-    def _checked(self, x: Any, state: Any, several: bool) -> tuple[Any, ...]:
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return () if self.trials is None else (self.trials,)
+
+    def _checked(self, x: Any, state: Any, several: bool, alone: bool) -> tuple[Any, ...]:
         """The state's values as (B, H), or an error that says what is wrong with it."""
         name, names = type(self).__name__, ", ".join(self.cell.state)
         if isinstance(state, tuple | list) != several or (
@@ -111,12 +123,12 @@ class _SingleStep(Module):
                 raise ValueError(f"{name}: {label} must have shape {shape}, got {value.shape}")
             if value.dtype != x.dtype:
                 raise TypeError(f"{name}: the input is {x.dtype}, {label} is {value.dtype}")
-        return values if x.ndim == 2 else tuple([expand_dims(value, 0) for value in values])
+        return tuple([expand_dims(value, -2) for value in values]) if alone else values
 
     def _advance(self, x: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return self.cell.step(
-            linear(x, self.weight_ih, self.bias_ih),
-            linear(values[0], self.weight_hh, self.bias_hh),
+            linear(x, self.weight_ih, self.bias_ih, self.trials),
+            linear(values[0], self.weight_hh, self.bias_hh, self.trials),
             values,
         )
 
@@ -182,8 +194,9 @@ class GRUCell(_SingleStep):
     def _advance(self, x: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.reset == "after":
             return super()._advance(x, values)
-        row = linear(x, self.weight_ih, self.bias_ih)
-        return (reset_before(self.weight_hh, self.bias_hh)(row, values[0]),)
+        row = linear(x, self.weight_ih, self.bias_ih, self.trials)
+        advance = reset_before(self.weight_hh, self.bias_hh, trials=self.trials)
+        return (advance(row, values[0]),)
 
     def extra_repr(self) -> str:
         """Sizes, and what is not at its default."""

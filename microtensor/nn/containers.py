@@ -13,6 +13,8 @@ __all__ = ["ModuleList", "Sequential"]
 class ModuleList(Module):
     """A list of modules that belong to the module it is assigned to; their names are 0, 1, ..."""
 
+    knows_trials = True
+
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         self.extend(modules)
 
@@ -47,6 +49,8 @@ class ModuleList(Module):
     def __getitem__(self, index: int | slice) -> Module | Self:
         if isinstance(index, slice):
             part = type(self)()
+            if self.trials is not None:
+                part.trials = self.trials
             part.extend(self._items()[index])
             return part
         return self._items()[index]
@@ -59,6 +63,8 @@ class ModuleList(Module):
 
 class Sequential(ModuleList):
     """Modules applied one after the other: `Sequential(Linear(2, 50), ReLU(), Linear(50, 3))`."""
+
+    knows_trials = True
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)

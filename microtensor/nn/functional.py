@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from microtensor.ops import (
     log_softmax,
     mse_loss,
     relu,
+    reshape,
     sigmoid,
     softmax,
     softplus,
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def linear(x: Any, weight: Any, bias: Any = None, trials: int | None = None) -> Any:
     """Return y = x W^T + b.
 
     Parameters
@@ -55,6 +57,8 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         Shape (out_features, in_features).
     bias
         Shape (out_features,), or None.
+    trials
+        K, if all three have a leading axis of K trials (see `nn.stack`).
 
     Returns
     -------
@@ -74,10 +78,12 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
             f"linear: the input is {x.dtype} and the weight {weight.dtype}; convert the input "
             f"with .astype({str(weight.dtype)!r}) or the module with .astype({str(x.dtype)!r})"
         )
-    return linalg.linear(x, weight, bias)
+    return linalg.linear(x, weight, bias, trials)
 
 
-def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
+def embedding(
+    indices: Any, weight: Any, padding_idx: int | None = None, trials: int | None = None
+) -> Any:
     """The rows of `weight` that `indices` names.
 
     Parameters
@@ -88,6 +94,9 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
         Shape (num_embeddings, embedding_dim).
     padding_idx
         A row that receives no gradient; negative numbers count from the end.
+    trials
+        K, if indices (K, ...) and weight (K, num_embeddings, embedding_dim) have a leading axis of
+        K trials (see `nn.stack`): each looks into its own table.
 
     Returns
     -------
@@ -100,8 +109,10 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
         If the indices are not integers.
     IndexError
         If one is out of range; it is looked for on the host, since CuPy would wrap it silently.
+    ValueError
+        If there are trials and the indices are not theirs.
     """
-    size = weight.shape[0]
+    size = weight.shape[0 if trials is None else 1]
     host = _host_indices(indices)
     if host.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {host.dtype}")
@@ -113,7 +124,13 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
             f"valid are 0, ..., {size - 1}"
         )
     place = _backend_of(weight)
-    rows = take(weight, _on(place, indices, host), axis=0)
+    if trials is None:
+        rows = take(weight, _on(place, indices, host), axis=0)
+    else:  # all tables in one: a look-up in it costs what it touches, forth and back
+        check_trials("embedding", host, trials)
+        first = size * np.arange(trials).reshape(-1, *[1] * (host.ndim - 1))
+        table = reshape(weight, (trials * size, weight.shape[2]))
+        rows = take(table, place.from_host(host + first), axis=0)
     if padding_idx is None:
         return rows
     if not -size <= padding_idx < size:
@@ -123,7 +140,10 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
 
 
 def dropout(
-    x: Any, p: float = 0.5, training: bool = True, generator: Generator | None = None
+    x: Any,
+    p: float = 0.5,
+    training: bool = True,
+    generator: Generator | Sequence[Generator] | None = None,
 ) -> Any:
     """Zero each element with probability `p` and divide the others by 1 - p, if `training`.
 
@@ -136,12 +156,13 @@ def dropout(
     training
         If false the result is `x` itself.
     generator
-        Where the mask is drawn from, on the host; `mt.default_generator()` if None.
+        Where the mask is drawn from, on the host; `mt.default_generator()` if None. Several are
+        those of a stack's trials, the first axis of `x`: each draws its own trial's mask.
 
     Raises
     ------
     ValueError
-        If `p` is not a probability.
+        If `p` is not a probability, or there are not as many trials as generators.
     TypeError
         If `x` is neither a tensor nor an array, or holds no floats.
 
@@ -166,11 +187,19 @@ def dropout_mask(
     dtype: Any,
     p: float,
     place: backend.Backend,
-    generator: Generator | None,
+    generator: Generator | Sequence[Generator] | None,
 ) -> Array:
     """Zeros with probability `p`, else 1 / (1 - p), as a bare array on `place`."""
-    generator = default_generator() if generator is None else generator
-    mask = generator.bernoulli(1.0 - p, shape, dtype)
+    if isinstance(generator, Sequence):
+        if shape[:1] != (len(generator),):
+            raise ValueError(
+                f"dropout: {len(generator)} generators draw for as many trials, the first axis; "
+                f"got shape {shape}"
+            )
+        mask = np.stack([each.bernoulli(1.0 - p, shape[1:], dtype) for each in generator])
+    else:
+        generator = default_generator() if generator is None else generator
+        mask = generator.bernoulli(1.0 - p, shape, dtype)
     return place.from_host(mask / mask.dtype.type(1.0 - p) if p < 1.0 else mask)
 
 
@@ -178,6 +207,16 @@ def check_probability(name: str, p: float) -> None:
     """Refuse what is not a probability."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{name} is a probability and must lie between 0 and 1, got {p!r}")
+
+
+def check_trials(name: str, x: Any, trials: int | None) -> None:
+    """Refuse activations of a stack whose first axis is not its trials."""
+    if trials is not None and x.shape[:1] != (trials,):
+        raise ValueError(
+            f"{name}: this is a stack of {trials} trials, so the first axis must be {trials} long; "
+            f"got shape {x.shape}. What is the same for all trials is repeated with "
+            f"mt.broadcast_to(x, ({trials}, *x.shape))"
+        )
 
 
 def _bare(x: Any) -> Any:

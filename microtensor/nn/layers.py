@@ -51,6 +51,8 @@ class Linear(Module):
         Shape (out_features,), first uniform in the same range; or None.
     """
 
+    knows_trials = True
+
     def __init__(
         self,
         in_features: int,
@@ -72,7 +74,7 @@ class Linear(Module):
 
     def forward(self, x: Any) -> Any:
         """`x` of shape (..., in_features) to (..., out_features)."""
-        return functional.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias, self.trials)
 
     def extra_repr(self) -> str:
         """Sizes, and whether there is a bias."""
@@ -105,6 +107,8 @@ class Embedding(Module):
         If `padding_idx`, or on a call an index, is out of range.
     """
 
+    knows_trials = True
+
     def __init__(
         self,
         num_embeddings: int,
@@ -130,7 +134,7 @@ class Embedding(Module):
 
     def forward(self, indices: Any) -> Any:
         """Integers of shape (...) to vectors (..., embedding_dim)."""
-        return functional.embedding(indices, self.weight, self.padding_idx)
+        return functional.embedding(indices, self.weight, self.padding_idx, self.trials)
 
     def extra_repr(self) -> str:
         """Sizes, and the padding row if there is one."""
@@ -151,6 +155,8 @@ class Dropout(Module):
         Where the masks are drawn from; `mt.default_generator()` if None.
     """
 
+    knows_trials = True
+
     def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
         functional.check_probability("p", p)
         self.p = p
@@ -158,6 +164,7 @@ class Dropout(Module):
 
     def forward(self, x: Any) -> Any:
         """Same shape as `x`."""
+        functional.check_trials("Dropout", x, self.trials)
         return functional.dropout(x, self.p, self.training, self.generator)
 
     def extra_repr(self) -> str:

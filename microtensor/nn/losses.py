@@ -1,15 +1,23 @@
 """Losses as modules; `microtensor.nn.functional` has the same as functions, with their formulas.
 
 Each takes a prediction and a target and refuses operands of unequal shape. `reduction` is "mean"
-(over all elements), "sum" or "none".
+(over all elements), "sum", "none", or "trial": the mean of each trial of a stack, that is over all
+axes but the first. The sum of these K losses is what a stack is trained with,
+
+    nn.MSELoss(reduction="trial")(model(x), target).sum().backward()
+
+for a trial's parameters then get the gradient of its own loss. A loss that is itself part of
+a stacked model reduces for each trial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from microtensor.nn import functional
 from microtensor.nn.module import Module
+from microtensor.ops import sum
 from microtensor.ops.loss import check_reduction
 from microtensor.tensor import Tensor
 
@@ -23,6 +31,16 @@ class _Loss(Module):
         check_reduction(reduction)
         self.reduction = reduction
 
+    def _of(self, loss: Callable[..., Any], x: Any, target: Any, **options: Any) -> Any:
+        """The loss reduced; in a stack for each trial."""
+        functional.check_trials(type(self).__name__, x, self.trials)
+        if self.trials is None or self.reduction in ("none", "trial"):
+            return loss(x, target, reduction=self.reduction, **options)
+        if self.reduction == "mean":
+            return loss(x, target, reduction="trial", **options)
+        losses = loss(x, target, reduction="none", **options)
+        return sum(losses, axis=tuple(range(1, losses.ndim))) if losses.ndim > 1 else losses
+
     def extra_repr(self) -> str:
         """The reduction, if it is not the mean."""
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
@@ -31,17 +49,21 @@ class _Loss(Module):
 class MSELoss(_Loss):
     """(x - y)^2 for prediction x and target y of one shape."""
 
+    knows_trials = True
+
     def forward(self, x: Any, target: Any) -> Any:
-        """0-d, or of the operands' shape with `reduction="none"`."""
-        return functional.mse_loss(x, target, reduction=self.reduction)
+        """0-d, (K,) with `reduction="trial"`, or of the operands' shape with "none"."""
+        return self._of(functional.mse_loss, x, target)
 
 
 class L1Loss(_Loss):
     """|x - y| for prediction x and target y of one shape."""
 
+    knows_trials = True
+
     def forward(self, x: Any, target: Any) -> Any:
-        """0-d, or of the operands' shape with `reduction="none"`."""
-        return functional.l1_loss(x, target, reduction=self.reduction)
+        """0-d, (K,) with `reduction="trial"`, or of the operands' shape with "none"."""
+        return self._of(functional.l1_loss, x, target)
 
 
 class BCELoss(_Loss):
@@ -51,17 +73,21 @@ class BCELoss(_Loss):
     `BCEWithLogitsLoss` is exact.
     """
 
+    knows_trials = True
+
     def forward(self, p: Any, target: Any) -> Any:
-        """0-d, or of the operands' shape with `reduction="none"`."""
-        return functional.binary_cross_entropy(p, target, reduction=self.reduction)
+        """0-d, (K,) with `reduction="trial"`, or of the operands' shape with "none"."""
+        return self._of(functional.binary_cross_entropy, p, target)
 
 
 class BCEWithLogitsLoss(_Loss):
     """Binary cross-entropy of sigma(x) against y, computed without ever forming sigma(x)."""
 
+    knows_trials = True
+
     def forward(self, x: Any, target: Any) -> Any:
-        """0-d, or of the operands' shape with `reduction="none"`."""
-        return functional.binary_cross_entropy_with_logits(x, target, reduction=self.reduction)
+        """0-d, (K,) with `reduction="trial"`, or of the operands' shape with "none"."""
+        return self._of(functional.binary_cross_entropy_with_logits, x, target)
 
 
 class CrossEntropyLoss(_Loss):
@@ -74,10 +100,12 @@ class CrossEntropyLoss(_Loss):
     ignore_index
         A label that counts for nothing.
     reduction
-        "mean", "sum" or "none".
+        "mean", "sum", "none" or "trial".
     axis
-        The axis of the classes in the scores: 1 as in PyTorch, -1 for (..., C).
+        The axis of the classes in the scores: 1 as in PyTorch, -1 for (..., C), as for a stack's.
     """
+
+    knows_trials = True
 
     def __init__(
         self,
@@ -105,13 +133,16 @@ class CrossEntropyLoss(_Loss):
         Returns
         -------
         Tensor
-            0-d, or of the shape of `target` with `reduction="none"`.
+            0-d, (K,) with `reduction="trial"`, or of the shape of `target` with "none".
         """
-        return functional.cross_entropy(
+        axis = self.axis
+        if self.trials is not None and axis >= 0:  # it was counted without the trials
+            axis = min(axis + 1, x.ndim - 1)
+        return self._of(
+            functional.cross_entropy,
             x,
             target,
             weight=self.weight,
             ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            axis=self.axis,
+            axis=axis,
         )

@@ -8,7 +8,7 @@ paths of attributes, `encoder.weight_ih_l0`, as PyTorch writes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -45,9 +45,22 @@ class Module:
     ...         return x @ self.weight
     >>> [name for name, _ in Affine().named_parameters()]
     ['weight']
+
+    Attributes
+    ----------
+    training
+        Whether dropout is on; see `train`.
+    trials
+        K in a stack of K models (see `nn.stack`), whose parameters and activations have a leading
+        axis K; else None.
+    knows_trials
+        Of a class: whether its `forward` and `step` also work where `trials` is K. A class that
+        writes one of the two answers for itself.
     """
 
     training: bool = True
+    trials: int | None = None
+    knows_trials: ClassVar[bool] = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass that is called defines it."""
@@ -285,6 +298,8 @@ class Module:
         for name, child in ((n, m) for n, m in vars(self).items() if isinstance(m, Module)):
             lines.append(f"({name}): " + repr(child).replace("\n", "\n  "))
         extra = self.extra_repr()
+        if self.trials is not None:
+            extra += f"{', ' if extra else ''}trials={self.trials}"
         if not lines:
             return f"{type(self).__name__}({extra})"
         if extra:

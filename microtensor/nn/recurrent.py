@@ -2,7 +2,8 @@
 
 `Recurrent` makes a layer of a cell; `RNN`, `LSTM` and `GRU` are such layers with PyTorch's names
 and arguments. Sizes in this file: T steps, B sequences, I inputs, H hidden units, G gates,
-L layers, D directions (1, or 2 if bidirectional).
+L layers, D directions (1, or 2 if bidirectional). In a stack of K trials (see `nn.stack`) every
+shape has a leading K.
 
 What a layer computes is an ordinary Python loop over the cell's per-step version: `in_steps`. Two
 things are taken out of it: the input product of all T steps, which is one matrix product, and
@@ -100,6 +101,8 @@ class Recurrent(Module):
     TypeError
         If `cell` is neither of the two things.
     """
+
+    knows_trials = True
 
     def __init__(
         self,
@@ -200,32 +203,37 @@ class Recurrent(Module):
         state
             The state after the last step, in the form of the argument.
 
+        In a stack of K trials every one of these shapes has a leading K: `x` (K, T, B, I), or
+        (K, B, T, I), or (K, T, I); a state (K, L*D, B, H); `lengths` (K, B).
+
         Raises
         ------
         ValueError
             If a shape does not fit, or a length is out of range; TypeError for a wrong dtype.
         """
         name = type(self).__name__
-        layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
-        if x.ndim not in (2, 3) or 0 in x.shape[:-1]:
+        layout = self._layout("B", "T", "I") if self.batch_first else self._layout("T", "B", "I")
+        lead = len(self._lead)
+        if x.ndim - lead not in (2, 3) or 0 in x.shape[:-1]:
             raise ValueError(
-                f"{name}: the input must be {layout}, or (T, I) for one sequence, with at least "
-                f"one step and one sequence; got shape {x.shape}"
+                f"{name}: the input must be {layout}, or {self._layout('T', 'I')} for one "
+                f"sequence, with at least one step and one sequence; got shape {x.shape}"
             )
+        functional.check_trials(name, x, self.trials)
         if self.input_size is not None and x.shape[-1] != self.input_size:
             raise ValueError(
                 f"{name}: input_size is {self.input_size}, but the last axis of the input "
                 f"{layout} is {x.shape[-1]} long; got shape {x.shape}"
             )
-        alone = x.ndim == 2
-        time = 1 if self.batch_first else 0
+        alone = x.ndim - lead == 2
+        time, of_batch = (lead + 1, lead) if self.batch_first else (lead, lead + 1)
         if alone:
-            x = expand_dims(x, 1 - time)
-        steps, batch = x.shape[time], x.shape[1 - time]
+            x = expand_dims(x, of_batch)
+        steps, batch = x.shape[time], x.shape[of_batch]
         place = backend.of(x.data if isinstance(x, Tensor) else x)
         assert place is not None
         values, several = self._initial_state(x, state, batch, alone, place)
-        padding = Padding.of(lengths, steps, batch, time, place)
+        padding = Padding.of(lengths, steps, (*self._lead, batch), time, place)
         if padding is not None:
             x = where(padding.valid, x, 0.0)
 
@@ -243,10 +251,18 @@ class Recurrent(Module):
         if padding is not None:
             x = where(padding.over(x.ndim), x, 0.0)
 
-        new = [stack(list(layers), axis=0) for layers in zip(*finals, strict=True)]
+        new = [stack(list(layers), axis=lead) for layers in zip(*finals, strict=True)]
         if alone:
-            x, new = squeeze(x, 1 - time), [squeeze(value, 1) for value in new]
+            x, new = squeeze(x, of_batch), [squeeze(value, lead + 1) for value in new]
         return x, tuple(new) if several else new[0]
+
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        """What all shapes begin with: (K,) in a stack."""
+        return () if self.trials is None else (self.trials,)
+
+    def _layout(self, *axes: str) -> str:
+        return f"({', '.join([*map(str, self._lead), *axes])})"
 
     def _run(
         self,
@@ -259,14 +275,14 @@ class Recurrent(Module):
         place: backend.Backend,
     ) -> tuple[Any, ...]:
         """The output of layer k in one direction, and the values of its last state."""
-        time = 1 if self.batch_first else 0
+        time = len(self._lead) + (1 if self.batch_first else 0)
         if isinstance(self.cell, Module):
             rows = unstack(x, axis=time)
             step = _module_step(self.cell, several)
             outputs, final = scan(step, rows, state, bool(direction), padding)
             return (stack(outputs, axis=time), *final)
         weights = self._weights(k, direction)
-        mask = self._recurrent_mask(x.shape[1 - time], x.dtype, place)
+        mask = self._recurrent_mask(state[0].shape, x.dtype, place)
         return self._run_cell(x, state, weights, time, bool(direction), mask, padding)
 
     def _run_cell(
@@ -282,13 +298,14 @@ class Recurrent(Module):
         """The same for a cell: fused, or step by step."""
         assert isinstance(self.cell, Cell)
         operands = (x, *state, *weights.values())
-        program = self.cell.program if _may_fuse(operands) else None
+        fused = self.trials is None and _may_fuse(operands)
+        program = self.cell.program if fused else None
         recorded = modes.is_grad_enabled() and any(
             isinstance(operand, Tensor) and operand.requires_grad for operand in operands
         )
         valid = None if padding is None else padding.over_time()
         call = arrays.Call(program, tuple(weights), time, reverse, mask, valid, recorded)
-        run = Run(self.cell, padding, call, self.block_size)
+        run = Run(self.cell, padding, call, self.block_size, self.trials)
         made: Any = in_steps if program is None else sequence
         return made(*operands, run=run)  # type: ignore[no-any-return]
 
@@ -298,13 +315,15 @@ class Recurrent(Module):
         names = parameter_shapes(self.cell, 1, 1, self.bias)
         return {name: getattr(self, _indexed(name, k, direction)) for name in names}
 
-    def _recurrent_mask(self, batch: int, dtype: Any, place: backend.Backend) -> Array | None:
+    def _recurrent_mask(
+        self, shape: tuple[int, ...], dtype: Any, place: backend.Backend
+    ) -> Array | None:
         if not self.recurrent_dropout or not self.training:
             return None
-        assert self.hidden_size is not None
         assert isinstance(self.cell, Cell)
+        assert self.hidden_size is not None
         widths = [self.cell.width(n, self.hidden_size, self.block_size) for n in self.cell.fed]
-        shape = (batch, sum(widths))
+        shape = (*shape[:-1], sum(widths))
         return functional.dropout_mask(shape, dtype, self.recurrent_dropout, place, self.generator)
 
     def _initial_state(
@@ -324,7 +343,8 @@ class Recurrent(Module):
                 several = isinstance(start, tuple | list)
                 return [[value] for value in (start if several else [start])], several
             zeros = {
-                width: Tensor(place.xp.zeros((batch, width), x.dtype)) for width in set(widths)
+                width: Tensor(place.xp.zeros((*self._lead, batch, width), x.dtype))
+                for width in set(widths)
             }
             return [[zeros[width]] * blocks for width in widths], len(cell.state) > 1
         several = isinstance(state, tuple | list)
@@ -336,22 +356,24 @@ class Recurrent(Module):
             wanted = "a tuple" if len(cell.state) > 1 else "one tensor"
             got = f"a {type(state).__name__} of {len(given)}" if several else "one tensor"
             raise ValueError(f"{name}: the state is {wanted} ({', '.join(cell.state)}); got {got}")
-        if alone:
-            given = [expand_dims(value, 1) for value in given]
+        lead = len(self._lead)
         for i, value in enumerate(given):
-            inner = (widths[i],) if widths else value.shape[2:]
-            wanted_shape: tuple[Any, ...] = (blocks, batch, *inner)
+            sequences = () if alone else (batch,)
+            outer = (*self._lead, blocks, *sequences)
+            inner = (widths[i],) if widths else value.shape[len(outer) :]
+            wanted_shape: tuple[Any, ...] = (*outer, *inner)
             if value.shape != wanted_shape:
-                shown = wanted_shape[:1] + wanted_shape[2:] if alone else wanted_shape
-                got = value.shape[:1] + value.shape[2:] if alone else value.shape
                 size = "H" if inner == (self.hidden_size,) else "H / block_size"
+                axes = ("layers * directions", *(() if alone else ("B",)), size)
                 raise ValueError(
-                    f"{name}: value {i} of the state must be (layers * directions, "
-                    f"{'' if alone else 'B, '}{size}) = {shown}, got {got}"
+                    f"{name}: value {i} of the state must be {self._layout(*axes)} = "
+                    f"{wanted_shape}, got {value.shape}"
                 )
             if value.dtype != x.dtype:
                 raise TypeError(f"{name}: the input is {x.dtype}, the state {value.dtype}")
-        return [unstack(value, axis=0) for value in given], several
+        if alone:
+            given = [expand_dims(value, lead + 1) for value in given]
+        return [unstack(value, axis=lead) for value in given], several
 
     def _start_of_module(self, cell: Module, batch: int, x: Any, place: backend.Backend) -> Any:
         if callable(getattr(type(cell), "initial_state", None)):
@@ -361,7 +383,7 @@ class Recurrent(Module):
                 f"{type(self).__name__}: {type(cell).__name__} has neither a hidden_size nor a "
                 "method initial_state(batch_size); give a state with the call"
             )
-        return Tensor(place.xp.zeros((batch, self.hidden_size), x.dtype))
+        return Tensor(place.xp.zeros((*self._lead, batch, self.hidden_size), x.dtype))
 
     def extra_repr(self) -> str:
         """Sizes, and every option that is not at its default."""
@@ -522,8 +544,9 @@ class GRU(Recurrent):
     ) -> tuple[Any, ...]:
         if self.reset == "after":
             return super()._run_cell(x, state, weights, time, reverse, mask, padding)
-        rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=time)
-        advance = reset_before(weights["weight_hh"], weights.get("bias_hh"), mask)
+        product = linear(x, weights["weight_ih"], weights.get("bias_ih"), self.trials)
+        rows = unstack(product, axis=time)
+        advance = reset_before(weights["weight_hh"], weights.get("bias_hh"), mask, self.trials)
 
         def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             h = advance(row, state[0])
@@ -573,24 +596,27 @@ def parameter_shapes(
     return shapes | dict.fromkeys(cell.per_unit, (hidden_size,))
 
 
-def reset_before(weight: Any, bias: Any, mask: Any = None) -> Callable[[Any, Any], Any]:
+def reset_before(
+    weight: Any, bias: Any, mask: Any = None, trials: int | None = None
+) -> Callable[[Any, Any], Any]:
     """The step of the GRU whose reset gate acts before the product; see `GRU`.
 
     `weight` (3H, H) and `bias` (3H,) or None are the recurrent ones, `mask` a dropout mask on h or
-    None. The step takes the input's product (B, 3H) and h (B, H), and returns the new h.
+    None. The step takes the input's product (B, 3H) and h (B, H), and returns the new h. All have
+    a leading K if there are K `trials`.
     """
-    size = weight.shape[1]
-    of_gates, of_candidate = weight[: 2 * size], weight[2 * size :]
+    size = weight.shape[-1]
+    of_gates, of_candidate = weight[..., : 2 * size, :], weight[..., 2 * size :, :]
     gate_bias = candidate_bias = None
     if bias is not None:
-        gate_bias, candidate_bias = bias[: 2 * size], bias[2 * size :]
+        gate_bias, candidate_bias = bias[..., : 2 * size], bias[..., 2 * size :]
 
     def step(row: Any, h: Any) -> Any:
         seen = h if mask is None else h * mask
         x_r, x_z, x_n = split(row, 3, axis=-1)
-        h_r, h_z = split(linear(seen, of_gates, gate_bias), 2, axis=-1)
+        h_r, h_z = split(linear(seen, of_gates, gate_bias, trials), 2, axis=-1)
         r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
-        n = tanh(x_n + linear(r * seen, of_candidate, candidate_bias))
+        n = tanh(x_n + linear(r * seen, of_candidate, candidate_bias, trials))
         return (1 - z) * n + z * h
 
     return step
@@ -603,29 +629,34 @@ class Run(NamedTuple):
     padding: Padding | None
     call: arrays.Call
     block_size: int = 1
+    trials: int | None = None  # K, if all arrays are those of a stack
 
 
 def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
     """A cell over a whole sequence, step by step, in plain operations.
 
     `operands` are the input (T, B, I) or (B, T, I), the values of the state (B, H), and the weights
-    that `run` names. Returns the outputs, (T, B, H) or (B, T, H), and the last state.
+    that `run` names, all with a leading K in a stack. Returns the outputs, (T, B, H) or (B, T, H),
+    and the last state.
     """
-    cell, call, size = run.cell, run.call, run.block_size
+    cell, call, size, trials = run.cell, run.call, run.block_size, run.trials
     x, state = operands[0], operands[1 : 1 + len(cell.state)]
     weights = dict(zip(call.names, operands[1 + len(cell.state) :], strict=True))
     if cell.biased != cell.gates:
         hidden = state[0].shape[-1]
         for name in [name for name in ("bias_ih", "bias_hh") if name in weights]:
             weights[name] = _whole_bias(weights[name], cell, hidden, size)
-    rows = unstack(linear(x, weights["weight_ih"], weights.get("bias_ih")), axis=call.time)
+    product = linear(x, weights["weight_ih"], weights.get("bias_ih"), trials)
+    rows = unstack(product, axis=call.time)
     weight, bias = weights["weight_hh"], weights.get("bias_hh")
     per_unit = {name: weights[name] for name in cell.per_unit}
+    if trials is not None:  # (K, 1, H): the same for all of a trial's sequences
+        per_unit = {name: expand_dims(value, 1) for name, value in per_unit.items()}
 
     def step(row: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         fed = cell.recurrent_vector(state)
         fed = fed if call.mask is None else fed * call.mask
-        new = cell.step(row, linear(fed, weight, bias), state, per_unit, size)
+        new = cell.step(row, linear(fed, weight, bias, trials), state, per_unit, size)
         return new[0], new
 
     outputs, final = scan(step, rows, state, call.reverse, run.padding)
@@ -640,11 +671,11 @@ def _whole_bias(bias: Any, cell: Cell, hidden: int, block_size: int) -> Any:
     for gate in cell.gates:
         width = cell.width(gate, hidden, block_size)
         if gate in cell.biased:
-            parts.append(bias[at : at + width])
+            parts.append(bias[..., at : at + width])
             at += width
         else:
-            parts.append(place.xp.zeros(width, bias.dtype))
-    return concatenate(parts)
+            parts.append(place.xp.zeros((*bias.shape[:-1], width), bias.dtype))
+    return concatenate(parts, axis=-1)
 
 
 @primitive(residuals=("lease",), composite=in_steps)
@@ -703,48 +734,54 @@ def scan(
 class Padding(NamedTuple):
     """Which steps of which sequences are valid, on the backend where they are used."""
 
-    valid: Array  # bool, (T, B, 1), or (B, T, 1) if the time axis is 1
+    valid: Array  # bool, (T, B, 1) or (B, T, 1), or in a stack (K, T, B, 1) or (K, B, T, 1)
     time: int
     shortest: int  # before this step all sequences are valid
 
     @classmethod
     def of(
-        cls, lengths: Any, steps: int, batch: int, time: int, place: backend.Backend
+        cls, lengths: Any, steps: int, shape: tuple[int, ...], time: int, place: backend.Backend
     ) -> Padding | None:
-        """From the lengths as a caller gives them; None if nothing is padded."""
+        """From lengths of `shape` (B,) or (K, B) as given; None if nothing is padded."""
         if lengths is None:
             return None
         bare = lengths.data if isinstance(lengths, Tensor) else lengths
         found = backend.of(bare)
         host = np.asarray(bare if found is None else found.to_host(bare))
-        if host.dtype.kind not in "iu" or host.shape != (batch,):
+        if host.dtype.kind not in "iu" or host.shape != shape:
+            wanted = f"{shape[-1]} integers" if len(shape) == 1 else f"integers of shape {shape}"
             raise ValueError(
-                f"lengths must be {batch} integers, one for each sequence; "
+                f"lengths must be {wanted}, one for each sequence; "
                 f"got shape {host.shape} of {host.dtype}"
             )
-        for i, length in enumerate(host.tolist()):
-            if not 1 <= length <= steps:
-                raise ValueError(
-                    f"lengths[{i}] is {length}; with T = {steps} steps it must be 1, ..., {steps}"
-                )
+        wrong = np.argwhere((host < 1) | (host > steps))
+        if len(wrong):
+            i = tuple(wrong[0].tolist())
+            raise ValueError(
+                f"lengths[{', '.join(map(str, i))}] is {host[i]}; "
+                f"with T = {steps} steps it must be 1, ..., {steps}"
+            )
         if host.min() == steps:
             return None
-        valid = np.arange(steps)[:, None] < host
-        valid = valid if time == 0 else np.ascontiguousarray(valid.T)
+        valid = np.arange(steps) < host[..., None]
+        if time == len(shape) - 1:
+            valid = np.ascontiguousarray(valid.swapaxes(-1, -2))
         return cls(place.from_host(valid[..., None]), time, int(host.min()))
 
     def over_time(self) -> Array:
-        """Bools (T, B)."""
-        return self.valid[..., 0] if self.time == 0 else self.valid[..., 0].T
+        """Bools (T, B), or (K, T, B)."""
+        valid = self.valid[..., 0]
+        return valid if self.time == valid.ndim - 2 else valid.swapaxes(-1, -2)
 
     def over(self, ndim: int) -> Array:
         """Of all steps, for outputs with `ndim` axes (T, B, ...)."""
-        return self.valid.reshape(self.valid.shape[:2] + (1,) * (ndim - 2))
+        shape = self.valid.shape[:-1]
+        return self.valid.reshape(shape + (1,) * (ndim - len(shape)))
 
     def at(self, t: int, ndim: int) -> Array:
         """Of step t, for a value with `ndim` axes (B, ...)."""
-        mask = self.valid[t] if self.time == 0 else self.valid[:, t]
-        return mask.reshape(mask.shape[:1] + (1,) * (ndim - 1))
+        mask = self.valid[(*[slice(None)] * self.time, t, Ellipsis, 0)]
+        return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
 
 
 def _indexed(name: str, k: int, direction: int) -> str:

@@ -91,14 +91,49 @@ _affine.vjp("bias", lambda g: _column_sums(g))
 _column_sums.vjp("x", lambda g, shape: broadcast_to(g, shape=shape))
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+# The same for K trials at once, each with numbers of its own: x (K, ..., in), weight (K, out, in),
+# bias (K, out).
+
+
+def _rows_of_trials(x: Any) -> Any:
+    return x.reshape((x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
+
+
+@primitive(broadcasts=True)
+def _affine_of_trials(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
+    out = xp.matmul(_rows_of_trials(x), weight.swapaxes(-1, -2))
+    out += bias[:, None]
+    return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
+@primitive(broadcasts=True)
+def _linear_of_trials(xp: Any, x: Array, weight: Array) -> Array:
+    out = xp.matmul(_rows_of_trials(x), weight.swapaxes(-1, -2))
+    return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
+for _operation in (_affine_of_trials, _linear_of_trials):
+    _operation.vjp(
+        "x",
+        lambda g, weight: (_rows_of_trials(g) @ weight).reshape((*g.shape[:-1], weight.shape[2])),
+    )
+    _operation.vjp("weight", lambda g, x: _rows_of_trials(g).swapaxes(-1, -2) @ _rows_of_trials(x))
+_affine_of_trials.vjp("bias", lambda g: _rows_of_trials(g).sum(1))
+
+
+def linear(x: Any, weight: Any, bias: Any = None, trials: int | None = None) -> Any:
     """x @ weight.T + bias, for x (..., in), weight (out, in), bias (out,): -> (..., out).
+
+    With K `trials` each operand has them as its first axis: x (K, ..., in), weight (K, out, in),
+    bias (K, out).
 
     Raises
     ------
     ValueError
-        If the last axis of `x` is not as long as the weight's.
+        If the last axis of `x` is not as long as the weight's, or a first one not the trials'.
     """
+    if trials is not None:
+        return _each_linear(x, weight, bias, trials)
     if x.ndim == 0 or x.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"linear: x of shape {x.shape} must end in the {weight.shape[-1]} features that the "
@@ -110,6 +145,26 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
             f"row of the weight of shape {weight.shape}"
         )
     return _linear(x, weight) if bias is None else _affine(x, weight, bias)
+
+
+def _each_linear(x: Any, weight: Any, bias: Any, trials: int) -> Any:
+    if weight.ndim != 3 or weight.shape[0] != trials:
+        raise ValueError(
+            f"linear: the weight of {trials} trials must be ({trials}, out, in), not {weight.shape}"
+        )
+    if x.ndim < 2 or x.shape[0] != trials or x.shape[-1] != weight.shape[-1]:
+        raise ValueError(
+            f"linear: x of shape {x.shape} must be ({trials}, ..., {weight.shape[-1]}): first the "
+            f"trials, last the features that the weight of shape {weight.shape} takes"
+        )
+    if bias is not None and bias.shape != weight.shape[:2]:
+        raise ValueError(
+            f"linear: bias of shape {bias.shape} must be {weight.shape[:2]}, one number for each "
+            f"row of the weight of shape {weight.shape}"
+        )
+    if bias is None:
+        return _linear_of_trials(x, weight)
+    return _affine_of_trials(x, weight, bias)
 
 
 def outer(a: Any, b: Any) -> Any:

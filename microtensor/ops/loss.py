@@ -1,6 +1,7 @@
 """Losses, from numbers that are safe to take logarithms of: each is exact for extreme logits too.
 
-`reduction` is "mean" (over all elements), "sum" or "none". Prediction and target must have the same
+`reduction` is "mean" (over all elements), "sum", "none", or "trial": the mean over all elements but
+for the first axis, a number for each trial of a stack. Prediction and target must have the same
 shape: (N, 1) against (N,) would broadcast to (N, N) and be silently wrong, so it is refused.
 """
 
@@ -19,16 +20,25 @@ from microtensor.ops.piecewise import abs, maximum
 from microtensor.ops.reduction import log_softmax, mean, sum
 from microtensor.ops.shape import reshape, transpose
 
-REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = ("mean", "sum", "none", "trial")
 
 
 def _reduce(losses: Any, reduction: str) -> Any:
     check_reduction(reduction)
+    if reduction == "trial":
+        check_trial_axis(losses)
+        return mean(losses, axis=tuple(range(1, losses.ndim))) if losses.ndim > 1 else losses
     return losses if reduction == "none" else (mean if reduction == "mean" else sum)(losses)
 
 
+def check_trial_axis(losses: Any) -> None:
+    """Raise a ValueError if there is no first axis that could be the trials'."""
+    if losses.ndim == 0:
+        raise ValueError('reduction "trial" needs a first axis, the trials; got a single number')
+
+
 def check_reduction(reduction: str) -> None:
-    """Raise a ValueError unless it is "mean", "sum" or "none"."""
+    """Raise a ValueError unless it is "mean", "sum", "none" or "trial"."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, not {reduction!r}")
 
@@ -188,12 +198,15 @@ def cross_entropy(
         (floats) of the shape of `logits`.
     weight
         (C,): a factor for each class. The mean is then divided by the sum of the factors used.
+        With "trial" and "none" also (K, C): factors for each index of the target's first axis.
     ignore_index
         A label that counts for nothing.
     reduction
-        "mean", "sum" or "none".
+        "mean", "sum", "none"; "trial": the mean for each index of the target's first axis, over
+        its own labels alone.
     axis
         The axis of the classes: 1 as in PyTorch (0 for logits of one axis); -1 puts them last.
+        A stack's are (K, N, C) or more: there it is -1.
 
     Raises
     ------
@@ -207,6 +220,11 @@ def cross_entropy(
     if not -logits.ndim <= axis < logits.ndim:
         raise ValueError(f"cross_entropy: axis {axis} is out of range for shape {logits.shape}")
     axis %= logits.ndim
+    if reduction == "trial" and axis == 0:
+        raise ValueError(
+            'cross_entropy: with reduction "trial" the first axis is the trials and cannot be the '
+            f"classes; logits of shape {logits.shape} have these along axis 0. Pass axis=-1"
+        )
     target = target if hasattr(target, "dtype") else np.asarray(target)
     array = logits.data if isinstance(logits, engine.Tensor) else logits
     if target.dtype.kind == "f":
@@ -216,45 +234,58 @@ def cross_entropy(
     host = known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
     flat = host.reshape(-1).astype(np.int64, copy=False)  # of uint8, products would wrap
-    factors: Any = 1.0 / flat.size if reduction == "mean" and flat.size else 1.0
+    averaged = reduction in ("mean", "trial")
+    trials = max(host.shape[0], 1) if reduction in ("none", "trial") and host.ndim else 1
+    factors: Any = trials / flat.size if averaged and flat.size else 1.0
     if ignored is not None or weight is not None:
-        factors = np.ones(flat.size, array.dtype)
+        factors = np.ones((trials, flat.size // trials), array.dtype)
         if ignored is not None:
-            factors[ignored.reshape(-1)] = 0
+            factors[ignored.reshape(trials, -1)] = 0
             flat = np.where(ignored.reshape(-1), 0, flat)
         if weight is not None:
-            factors *= _class_weights(weight, array.shape[axis])[flat]
-        if reduction == "mean":
-            factors /= factors.sum()
+            classes = array.shape[axis]
+            of_class = _class_weights(weight, (trials, classes), reduction)
+            factors *= np.take_along_axis(of_class, flat.reshape(trials, -1), 1)
+        if averaged:
+            factors /= factors.sum(1, keepdims=True)
+        factors = factors.reshape(-1)
     xp = backend.namespaces[array.__class__]
-    return _cross_entropy(
+    losses = _cross_entropy(
         logits,
         chosen=xp.asarray(flat * flat.size + np.arange(flat.size)),
         weights=factors if isinstance(factors, float) else xp.asarray(factors),
         axis=axis,
-        reduction="none" if reduction == "none" else "sum",
+        reduction="none" if reduction in ("none", "trial") else "sum",
     )
+    if reduction == "trial" and losses.ndim > 1:
+        losses = sum(losses, axis=tuple(range(1, losses.ndim)))
+    return losses
 
 
-def _class_weights(weight: Any, classes: int) -> np.ndarray:
+def _class_weights(weight: Any, shape: tuple[int, int], reduction: str) -> np.ndarray:
+    """The factors of the classes as (trials, C), the given shape."""
     bare = weight.data if isinstance(weight, engine.Tensor) else weight
     known = backend.of(bare)
     host = known.to_host(bare) if known else np.asarray(bare)
-    if host.shape != (classes,):
+    alone = reduction in ("mean", "sum")
+    if host.shape != shape[1:] and (alone or host.shape != shape):
         raise ValueError(
-            f"cross_entropy: weight of shape {host.shape} must be ({classes},), a factor for each "
-            "class"
+            f"cross_entropy: weight of shape {host.shape} must be {shape[1:]}, a factor for each "
+            f"class{'' if alone else f', or {shape}, for each trial its own'}"
         )
     if isinstance(weight, engine.Tensor) and weight.requires_grad:
         raise ValueError("cross_entropy: weight is a constant here; pass weight.detach()")
-    return host
+    return np.broadcast_to(host, shape)
 
 
 def _soft_cross_entropy(logits: Any, target: Any, weight: Any, reduction: str, axis: int) -> Any:
     target = _matched("cross_entropy with probabilities", logits, target)
     logs = log_softmax(logits, axis=axis)
     if weight is not None:
-        logs = logs * reshape(weight, [-1 if i == axis else 1 for i in range(logits.ndim)])
+        shape = [n if i == axis else 1 for i, n in enumerate(logits.shape)]
+        if reduction in ("none", "trial") and weight.ndim == 2:
+            shape[0] = logits.shape[0]
+        logs = logs * reshape(weight, shape)
     losses = -sum(multiply(target, logs), axis=axis)
     return _reduce(losses, reduction)
 

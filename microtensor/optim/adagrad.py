@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from microtensor.backend import Array
@@ -26,7 +26,7 @@ class Adagrad(Optimizer):
     params
         Tensors, or groups of them; see `Optimizer`.
     lr, lr_decay, weight_decay, initial_accumulator_value, eps
-        As in the formulas; none negative.
+        As in the formulas; none negative. `lr` may be K numbers for a stack of K trials.
     maximize
         Whether to climb instead: start from -grad.
     """
@@ -34,7 +34,7 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-2,
+        lr: float | Sequence[float] = 1e-2,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,

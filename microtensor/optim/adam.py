@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from microtensor.backend import Array
@@ -31,7 +31,7 @@ class Adam(Optimizer):
     params
         Tensors, or groups of them; see `Optimizer`.
     lr, eps, weight_decay
-        As in the formulas; none negative.
+        As in the formulas; none negative. `lr` may be K numbers for a stack of K trials.
     betas
         (beta1, beta2), each in [0, 1).
     amsgrad
@@ -43,7 +43,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Sequence[float] = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,

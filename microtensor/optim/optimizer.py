@@ -3,13 +3,16 @@
 An optimizer works on bare arrays and writes parameters in place, through scratch arrays that it
 keeps, so a step allocates nothing. Gradients are read and never changed. Every write is reported
 to the engine, which can then refuse a backward pass that needs the values from before.
+
+The formulas go element by element, so the trials of a stack (see `nn.stack`) do not meet in them.
+Their learning rate may be one for each trial.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +70,14 @@ class Optimizer(ABC):
         of their own. Order is kept, and a tensor that comes twice counts once. Frozen ones, with
         requires_grad False, are accepted and stay as they are.
     defaults
-        The hyperparameters of groups that do not give their own.
+        The hyperparameters of groups that do not give their own. "lr" is a number, or for the
+        parameters of a stack K of them: trial k learns at lr[k], and rests at 0.
 
     Attributes
     ----------
     param_groups
-        A list of dictionaries; `optimizer.param_groups[0]["lr"] = 0.01` changes a learning rate.
+        A list of dictionaries; `optimizer.param_groups[0]["lr"] = 0.01` changes a learning rate,
+        and so does `["lr"] = (0.01, 0.0, 0.01)` those of a stack of three.
 
     Raises
     ------
@@ -141,7 +146,7 @@ class Optimizer(ABC):
 
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse hyperparameters out of range; subclasses add their own."""
-        check_number("lr", group["lr"])
+        check_rate(group["lr"], group["params"])
         check_number("weight_decay", group["weight_decay"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -154,6 +159,8 @@ class Optimizer(ABC):
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are."""
         for group, slots in zip(self.param_groups, self._slots, strict=True):
+            rate = group["lr"]
+            each = not isinstance(rate, float | int | np.number)  # a rate for each trial
             for place, parameter in enumerate(group["params"]):
                 gradient = parameter.grad
                 if gradient is None or not parameter.requires_grad:
@@ -166,7 +173,12 @@ class Optimizer(ABC):
                     slot.follow(data, str(place))
                 slot.step += 1
                 xp = backend.namespaces[data.__class__]
-                self._update(xp, data, gradient.data, slot, group)
+                if each:
+                    check_lengths(rate, place, parameter)
+                    rates = xp.asarray(rate, dtype=data.dtype).reshape(-1, *[1] * (data.ndim - 1))
+                    self._update(xp, data, gradient.data, slot, {**group, "lr": rates})
+                else:
+                    self._update(xp, data, gradient.data, slot, group)
                 writes.written(data)
 
     @abstractmethod
@@ -320,6 +332,27 @@ def check_number(name: str, value: Any, below: float = math.inf) -> None:
     if not 0.0 <= float(value) < below:
         bound = f"and below {below:g}" if below < math.inf else "and finite"
         raise ValueError(f"{name} must be at least 0 {bound}, got {value!r}")
+
+
+def check_rate(rate: Any, parameters: Sequence[Tensor]) -> None:
+    """Refuse what is neither a number nor one for each trial of the parameters."""
+    if not isinstance(rate, tuple | list) and np.ndim(rate) == 0:
+        check_number("lr", rate)
+        return
+    for k, value in enumerate(rate):
+        check_number(f"lr[{k}]", value)
+    for place, parameter in enumerate(parameters):
+        check_lengths(rate, place, parameter)
+
+
+def check_lengths(rate: Sequence[float], place: int, parameter: Tensor) -> None:
+    """Refuse rates that are not as many as the parameter's trials."""
+    trials = getattr(parameter, "trials", None)
+    if trials != len(rate):
+        have = "is not of a stack" if trials is None else f"is of a stack of {trials}"
+        raise ValueError(
+            f"lr has {len(rate)} numbers, one for each trial, but parameter {place} {have}"
+        )
 
 
 def _host_tensor(value: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from microtensor.backend import Array
@@ -30,7 +30,7 @@ class RMSprop(Optimizer):
     params
         Tensors, or groups of them; see `Optimizer`.
     lr, eps, weight_decay, momentum
-        As in the formulas; none negative.
+        As in the formulas; none negative. `lr` may be K numbers for a stack of K trials.
     alpha
         0 <= alpha < 1. Keras calls it rho, with 0.9.
     centered
@@ -42,7 +42,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-2,
+        lr: float | Sequence[float] = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,

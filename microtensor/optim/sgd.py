@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from microtensor.backend import Array
@@ -30,7 +30,7 @@ class SGD(Optimizer):
     params
         Tensors, or groups of them; see `Optimizer`.
     lr, momentum, dampening, weight_decay
-        As in the formulas; none negative.
+        As in the formulas; none negative. `lr` may be K numbers for a stack of K trials.
     nesterov
         Whether to look ahead; needs momentum and no dampening.
     maximize
@@ -40,7 +40,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Sequence[float] = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,

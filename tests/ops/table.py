@@ -717,6 +717,12 @@ def _linear_shapes(draw):
     return [(*draw(shapes(max_dims=2)), features), (out, features), (out,)]
 
 
+@st.composite
+def _linear_shapes_of_trials(draw):
+    trials = draw(st.integers(0, 3))
+    return [(trials, *shape) for shape in draw(_linear_shapes())]
+
+
 def _repeated_batches(a, b):
     """Matrices repeated for all batches; vectors have none."""
     if a.ndim < 2 or b.ndim < 2:
@@ -752,6 +758,27 @@ entry(
     lists(_linear_shapes().map(lambda found: found[:2])),
     {},
     "ops.linalg._linear",
+)
+entry(
+    "linear of trials",
+    lambda x, weight, bias: mt.linear(x, weight, bias, len(weight)),
+    lambda x, weight, bias: (
+        np.einsum("k...i,koi->k...o", x, weight)
+        + bias.reshape(len(bias), *[1] * (x.ndim - 2), bias.shape[1])
+    ),
+    "real",
+    lists(_linear_shapes_of_trials()),
+    {},
+    "ops.linalg._affine_of_trials",
+)
+entry(
+    "linear of trials without a bias",
+    lambda x, weight: mt.linear(x, weight, None, len(weight)),
+    lambda x, weight: np.einsum("k...i,koi->k...o", x, weight),
+    "real",
+    lists(_linear_shapes_of_trials().map(lambda found: found[:2])),
+    {},
+    "ops.linalg._linear_of_trials",
 )
 entry("einsum", mt.einsum, np.einsum, "real", _einsums, {}, "ops.linalg._einsum")
 entry(

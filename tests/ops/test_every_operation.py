@@ -25,6 +25,8 @@ NOT_REPEATED = {
     "microtensor.ops.shape._stack": "joins arrays of several dtypes",
     "microtensor.ops.linalg._linear": "a weight has two axes, always",
     "microtensor.ops.linalg._affine": "the bias is repeated, the differences see its gradient",
+    "microtensor.ops.linalg._linear_of_trials": "a weight has three axes, always",
+    "microtensor.ops.linalg._affine_of_trials": "as for one trial",
     "microtensor.ops.linalg._einsum": "labels are repeated, the differences see the gradients",
     "microtensor.ops.loss._bce_with_logits": "the loss refuses shapes that differ",
 }
@@ -73,7 +75,7 @@ def lacking(name, entry):
         else:
             parameters = inspect.signature(operation).parameters.values()
             optional = {p.name for p in parameters if p.default is not p.empty}
-        operands = {"bias"} if name == "linear" else set()
+        operands = {"bias", "trials"} if name == "linear" else set()  # entries of their own
         missing = optional - entry.options.keys() - operands
         if missing:
             found.append(f"options {sorted(missing)}")
