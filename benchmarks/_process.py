@@ -1,11 +1,13 @@
 """The inside of a measuring process: one workload, one contender, one line of JSON.
 
 `python -m benchmarks._process WORKLOAD CONTENDER SECONDS`, started by _harness.py with the
-environment that it makes. `SECONDS` is how long to take samples.
+environment that it makes. `SECONDS` is how long to take samples. A contender is a package, or
+`PACKAGE:CHOICE`, which calls the `choose` of its module with the choice first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -63,7 +65,7 @@ def core_type() -> str:
 
 
 def peak_memory() -> float | None:
-    """The most memory this process ever held, in MB; None where the system does not tell."""
+    """The most memory this process held since `forget_peak`, in MB; None if nobody tells."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -71,6 +73,15 @@ def peak_memory() -> float | None:
     except OSError:
         pass
     return None
+
+
+def forget_peak() -> None:
+    """Importing may have taken more for a while than is held now: the peak is to start from here.
+
+    Where the system does not allow it, peaks count from the start of the process.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def sample(phases: dict[str, Callable[[], Any]], times: int) -> dict[str, float]:
@@ -115,10 +126,14 @@ def measure(
 def main(workload_name: str, contender: str, seconds: float) -> dict[str, Any]:
     """Measure; what the line of JSON says."""
     core = pin()  # before NumPy is imported, whose BLAS counts the cores
-    from benchmarks import workloads
+    from benchmarks import trainings, workloads
 
-    (workload,) = [w for w in workloads.WORKLOADS if w.name == workload_name]
-    module = importlib.import_module(f"benchmarks.contenders.{contender}")
+    known = (*workloads.WORKLOADS, *trainings.WORKLOADS)
+    (workload,) = [w for w in known if w.name == workload_name]
+    package, _, choice = contender.partition(":")
+    module = importlib.import_module(f"benchmarks.contenders.{package}")
+    if choice:
+        module.choose(choice)
     make = getattr(module, workload.function, None)
     rehearsal = make(*workload.rehearse()) if make and workload.rehearse else None
     if rehearsal is not None:
@@ -127,6 +142,7 @@ def main(workload_name: str, contender: str, seconds: float) -> dict[str, Any]:
     if task is None:
         return {"skipped": True}
 
+    forget_peak()
     before = peak_memory()
     wall, busy = perf_counter(), process_time()
     numbers: list[float] = []

@@ -9,64 +9,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import math
-import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import _harness
-from benchmarks._harness import Results, Spread, paired, spread
+from benchmarks._harness import Results, paired, spread
+from benchmarks._report import cell, facts_of, load, quantity, selected, verdict
 from benchmarks.contenders import NAMES
-from benchmarks.workloads import GOALS, IMPORT, WORKLOADS, Goal
+from benchmarks.workloads import GOALS, IMPORT, WORKLOADS
 
 OUR = "microtensor"
 RESULTS = Path(__file__).resolve().parent / "results" / "overhead.md"
 TITLES = {"total": "", "forward": "… forward", "backward": "… backward", "free": "… free"}
-
-
-def digits(x: float) -> str:
-    """Three significant digits, but at most four decimals."""
-    if x >= 100:
-        return f"{x:,.0f}"
-    decimals = 2 - math.floor(math.log10(x)) if x > 0 else 0
-    return f"{x:.{min(decimals, 4)}f}"
-
-
-def cell(found: Spread | None, scale: float = 1.0) -> str:
-    """A median with its range, or a dash."""
-    if found is None:
-        return "–"
-    text = digits(found.median * scale)
-    if found.count > 1:
-        text += f" [{digits(found.least * scale)}–{digits(found.most * scale)}]"
-    return text
-
-
-def verdict(found: Spread | None, at_most: float) -> str:
-    """Whether a goal is reached, by the median; said with reserve where rounds disagree."""
-    if found is None:
-        return "not measured"
-    reached = found.median <= at_most
-    if found.least <= at_most < found.most:
-        return "reached, not in every round" if reached else "not reached, in some rounds only"
-    return "reached" if reached else "not reached"
-
-
-def quantity(goal: Goal, all_results: dict[str, Results]) -> Spread | None:
-    """What a goal speaks of: a ratio formed in pairs, or a number in the table's unit."""
-    results = all_results.get(goal.workload)
-    if results is None:
-        return None
-    ours = results.values.get((OUR, goal.phase))
-    if not ours:
-        return None
-    if goal.over is None:
-        scale = 1e3 if goal.phase == "time" else 1.0
-        return spread(value * scale for value in ours.values())
-    return paired(ours, results.values.get((goal.over, goal.phase), {}))
 
 
 def rows_of(name: str, results: Results, contenders: list[str]) -> list[tuple[str, str, list[str]]]:
@@ -160,49 +115,6 @@ def report(
     return "\n".join(parts)
 
 
-def facts_of(
-    all_results: dict[str, Results], versions: dict[str, str], rounds: int, load: str
-) -> list[str]:
-    """The machine and the method, without anything that names the machine or its folders."""
-    inside: dict[str, object] = {}
-    for results in all_results.values():
-        inside.update(results.facts)
-    shares = [share for results in all_results.values() for share in results.shares]
-    disturbed = sum(share < _harness.DISTURBED for share in shares)
-    pinned = "bound to one core" if inside.get("pinned", False) else "not bound to a core"
-    return [
-        f"{_harness.processor()}, {os.cpu_count()} cores, {platform.system()}; "
-        f"Python {platform.python_version()}",
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"OpenBLAS kernels of NumPy: {inside.get('core_type', 'unknown')}",
-        f"one thread, {pinned}; {rounds} {'round' if rounds == 1 else 'rounds'}, a fresh process "
-        "for each workload and contender in each round, in turns; float32",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, load average at the start {load}; "
-        f"{disturbed} of {len(shares)} processes had less than {_harness.DISTURBED:.0%} of their "
-        "core, in the best of three attempts",
-    ]
-
-
-def selected(asked: str | None, known: Sequence[str], what: str) -> list[str]:
-    """The names that a comma-separated list means; a name stands for all that begin with it.
-
-    Raises
-    ------
-    SystemExit
-        With a line that lists the names, if one means nothing.
-    """
-    if asked is None:
-        return list(known)
-    chosen = []
-    for part in asked.split(","):
-        found = [n for n in known if n == part or n.startswith(f"{part}-")]
-        if not found:
-            print(f"no {what} {part!r}; there are {', '.join(known)}", file=sys.stderr)
-            raise SystemExit(2)
-        chosen += found
-    return [n for n in known if n in chosen]
-
-
 def measure_all(
     names: list[str], contenders: list[str], rounds: int, quick: bool
 ) -> dict[str, Results]:
@@ -253,12 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"not installed: {', '.join(missing)}", file=sys.stderr)
         return 2
     contenders = [c for c in asked if c in versions]
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    busy = load()
 
     all_results = measure_all(names, contenders, rounds, options.quick)
 
     versions = {c: v for c, v in versions.items() if c in contenders or c == "numpy"}
-    facts = facts_of(all_results, versions, rounds, load)
+    facts = facts_of(all_results, versions, rounds, busy)
     text = report(all_results, contenders, facts, options.quick)
     print(text)
     full = not options.quick and options.workloads is None and options.contenders is None

@@ -48,12 +48,16 @@ class Workload(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """`phase` of `workload`, at most so much: times the contender `over`, or in its unit."""
+    """`phase` of `workload`, at most so much: times the contender `over`, or in its unit.
+
+    The phase "growth" is the memory that the process takes on while it works.
+    """
 
     workload: str
     phase: str
     over: str | None
     at_most: float
+    contender: str = "microtensor"
 
 
 def spiral_inputs() -> tuple[Any, ...]:

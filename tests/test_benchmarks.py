@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import _harness, overhead, workloads
+import microtensor as mt
+from benchmarks import _harness, _report, gpu, overhead, recurrence, trainings, workloads
 from benchmarks._harness import Failure, Spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,7 +207,7 @@ def test_a_disturbed_process_is_repeated_and_chosen_by_its_share(
     ],
 )
 def test_verdicts(found, said):
-    assert overhead.verdict(found, 0.5) == said
+    assert _report.verdict(found, 0.5) == said
 
 
 def test_goals_speak_of_the_median_ratio_and_of_milliseconds():
@@ -219,7 +220,7 @@ def test_goals_speak_of_the_median_ratio_and_of_milliseconds():
         "W7": _harness.Results(values, [], {}, {}, {}),
         "W11": _harness.Results(imports, [], {}, {}, {}),
     }
-    found = {(g.workload, g.phase): overhead.quantity(g, results) for g in workloads.GOALS}
+    found = {(g.workload, g.phase): _report.quantity(g, results) for g in workloads.GOALS}
     assert found["W7", "total"] == Spread(0.5, 0.25, 0.75, 3)
     assert found["W11", "time"].median == pytest.approx(18.0)
     assert found["W11", "memory"].median == 4.5
@@ -247,7 +248,7 @@ def test_a_measuring_process_has_one_thread_and_its_own_kernels(monkeypatch):
     ],
 )
 def test_digits(x, text):
-    assert overhead.digits(x) == text
+    assert _report.digits(x) == text
 
 
 def test_unknown_kernels_are_said_to_be_unknown(monkeypatch):
@@ -264,3 +265,109 @@ def test_unknown_kernels_are_said_to_be_unknown(monkeypatch):
 def test_what_is_promised_is_about_what_is_measured():
     names = {w.name for w in workloads.WORKLOADS} | {workloads.IMPORT}
     assert {goal.workload for goal in workloads.GOALS} <= names
+    assert {goal.workload for goal in trainings.GOALS} <= {w.name for w in trainings.WORKLOADS}
+
+
+def test_a_tiny_run_of_the_trainings_prints_tables(tmp_path):
+    out = tmp_path / "recurrence.md"
+    asked = ["--workloads", "W3", "--contenders", "microtensor:arrays", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.recurrence", "--quick", *asked],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.read_text(encoding="utf-8").strip() == done.stdout.strip()
+    goals, measured = cells(done.stdout)
+    assert [row[1:] for row in goals[2:]] == [
+        ["microtensor arrays over torch", "–", "0.12", "not measured"],
+        ["microtensor arrays over torch", "–", "0.08", "not measured"],
+    ]
+    assert measured[0] == ["", "unit", "microtensor arrays"]
+    assert [float(row[2].replace(",", "")) > 0 for row in measured[2:]] == [True, True]
+
+
+# A network of each kind, and small: cell, loss, optimizer, what comes first, what is read.
+TRAININGS = {
+    "W1": {"steps": 4, "batch": 3},
+    "W2a": {"steps": 3, "batch": 4},
+    "W3b": {},
+    "W4-8-100-32": {"steps": 6, "batch": 3},
+    "W5": {"steps": 30, "batch": 3, "first": 20},
+    "W6": {"steps": 5, "batch": 3},
+}
+
+
+def losses(contender, workload, count=4):
+    """The first losses of a small training."""
+    _, training, data = trainings.TRAININGS[workload]
+    small = training._replace(**TRAININGS[workload])
+    module = importlib.import_module(f"benchmarks.contenders.{contender}")
+    task = module.training(*trainings.inputs_of(small, data))
+    found = []
+    for _ in range(count):
+        task.phases["total"]()
+        found += task.read()
+    return found
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("workload", TRAININGS)
+def test_trainings_are_the_same_in_pytorch(workload):
+    ours = losses("microtensor", workload)
+    assert _harness.same_work(ours, losses("torch", workload), 5e-6)
+
+
+@pytest.mark.parametrize("workload", TRAININGS)
+def test_trainings_do_not_depend_on_the_driver_and_learn(workload):
+    ours = losses("microtensor", workload)
+    with mt.recurrence.driver("steps"):
+        assert _harness.same_work(ours, losses("microtensor", workload), 5e-6)
+    assert len(set(ours)) == len(ours)
+    if workload not in ("W2a", "W3b"):  # the goal of each of their steps is another one
+        assert ours == sorted(ours, reverse=True)
+
+
+def test_subnormal_numbers_and_memory_have_rows_of_their_own():
+    def results(**seconds):
+        values = {(c.replace("_", ":"), "total"): {0: s} for c, s in seconds.items()}
+        memory = {"microtensor:arrays": {0: 30.0}, "torch": {0: 40.0}}
+        return _harness.Results(values, [], memory, {}, {})
+
+    found = {
+        "W5": results(microtensor_arrays=3.0, torch=4.0),
+        "W6": results(microtensor_arrays=1.0, torch=4.0, torch_flushing=2.0),
+    }
+    text = recurrence.report(found, ["microtensor:arrays", "torch"], "torch", [], True)
+    goals, measured, ratios = cells(text)
+    assert [row[1:] for row in goals[2:]] == [
+        ["microtensor arrays over torch", "0.750", "0.7", "not reached"],
+        ["microtensor arrays over torch", "0.250", "0.42", "reached"],
+        ["memory, microtensor arrays over torch", "0.750", "0.95", "reached"],
+    ]
+    assert [row[1:] for row in measured[2:]] == [
+        ["µs", "3,000,000", "4,000,000"],
+        ["MB", "30.0", "40.0"],
+        ["µs", "1,000,000", "4,000,000"],
+        ["µs", "", "2,000,000"],
+    ]
+    assert ratios[2:] == [
+        ["W5", "0.750", "1.00"],
+        ["W6", "0.250", "1.00"],
+        ["W6, over torch flushing", "0.500", "2.00"],
+    ]
+
+
+def test_names_of_workloads_and_families():
+    names = ["W1", "W10", "W2a", "W2b", "W4-8", "W4-128", "microtensor:arrays"]
+    assert _report.selected("W1,W2", names, "x") == ["W1", "W2a", "W2b"]
+    assert _report.selected("W4,microtensor", names, "x") == names[4:]
+    assert _report.selected("W2b", names, "x") == ["W2b"]
+
+
+def test_without_a_card_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(gpu.mt, "backend_available", lambda name: False)
+    assert gpu.main([]) == 0
+    assert capsys.readouterr().out == "no graphics card that CuPy can use: nothing to measure\n"

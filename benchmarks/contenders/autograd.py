@@ -8,7 +8,8 @@ import autograd.numpy as np
 import numpy
 from autograd import grad, value_and_grad
 
-from benchmarks.contenders import Task
+from benchmarks.contenders import Task, _by_hand
+from benchmarks.trainings import Training
 
 
 def _task(function: Any, arguments: Any, pick: Any = lambda results: results) -> Task:
@@ -71,3 +72,34 @@ def steps(x: Any) -> Task:
         return total
 
     return _task(grad(total), [x], lambda g: [g[0, 0], g[-1, -1]])
+
+
+def training(t: Training, x: Any, y: Any, weights: Any) -> Task | None:
+    if not _by_hand.within_reach(t):
+        return None
+    parameters = {name: weight.copy() for name, weight in weights.items()}
+    optimizer = _by_hand.Optimizer(t, parameters)
+    hot = numpy.eye(t.outputs, dtype=x.dtype)[y] if t.loss == "cross_entropy" else None
+    state, kept, last = _by_hand.zero_state(t), [None], [None]
+
+    def loss(p: Any, state: Any) -> Any:
+        sigmoid = lambda z: 0.5 * np.tanh(0.5 * z) + 0.5  # noqa: E731
+        out, kept[0] = _by_hand.network(np, sigmoid, t, p, x, state)
+        if hot is not None:
+            top = np.max(out, -1, keepdims=True)
+            total = top + np.log(np.sum(np.exp(out - top), -1, keepdims=True))
+            return -np.mean(np.sum((out - total) * hot, -1))
+        if t.loss == "mse":
+            return np.mean((out - y) ** 2)
+        return np.mean(np.maximum(out, 0) - out * y + np.log1p(np.exp(-np.abs(out))))
+
+    both = value_and_grad(loss)
+
+    def step() -> None:
+        nonlocal state
+        last[0], gradients = both(parameters, state)
+        optimizer.step(gradients)
+        if t.carried:
+            state = tuple([value._value for value in kept[0]])
+
+    return Task({"total": step}, lambda: [float(last[0])])

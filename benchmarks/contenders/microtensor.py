@@ -6,6 +6,7 @@ from typing import Any
 
 import microtensor as mt
 from benchmarks.contenders import Task
+from benchmarks.trainings import Training
 
 
 def _filled(layer: mt.nn.Linear, weight: Any, bias: Any) -> mt.nn.Linear:
@@ -89,3 +90,64 @@ def steps(x: Any) -> Task:
 
     phases = {"forward": forward, "backward": backward, "free": kept.clear}
     return Task(phases, lambda: [x.grad.numpy()[0, 0], x.grad.numpy()[-1, -1]])
+
+
+def choose(how: str) -> None:
+    """Where everything is computed, with "cupy", or else which driver runs recurrent layers."""
+    if how == "cupy":
+        mt.use_backend(how)
+    else:
+        mt.recurrence.driver(how)
+
+
+class _Network(mt.nn.Module):
+    def __init__(self, t: Training) -> None:
+        self.first = mt.nn.Embedding(t.first, t.inputs) if t.symbols else None
+        if t.first and not t.symbols:
+            self.first = mt.nn.Linear(t.first, t.inputs)
+        layer = {"rnn": mt.nn.RNN, "lstm": mt.nn.LSTM, "gru": mt.nn.GRU}[t.cell]
+        self.recurrent = layer(t.inputs, t.hidden, batch_first=True)
+        self.readout = mt.nn.Linear(t.hidden, t.outputs)
+        self.last = t.last
+
+    def forward(self, x: Any, state: Any) -> Any:
+        if self.first is not None:
+            x = self.first(x)
+        x, state = self.recurrent(x, state)
+        return self.readout(x[:, -1] if self.last else x), state
+
+
+def _criterion(loss: str) -> Any:
+    if loss == "cross_entropy":
+        return mt.nn.CrossEntropyLoss(axis=-1)
+    return {"mse": mt.nn.MSELoss, "mae": mt.nn.L1Loss, "bce": mt.nn.BCEWithLogitsLoss}[loss]()
+
+
+def _optimizer(t: Training, parameters: Any) -> Any:
+    if t.optimizer == "rmsprop":
+        return mt.optim.RMSprop(parameters, lr=t.lr, alpha=0.9, eps=1e-7)
+    kinds = {"adam": mt.optim.Adam, "adagrad": mt.optim.Adagrad, "sgd": mt.optim.SGD}
+    return kinds[t.optimizer](parameters, lr=t.lr)
+
+
+def training(t: Training, x: Any, y: Any, weights: Any) -> Task:
+    model, criterion = _Network(t), _criterion(t.loss)
+    model.load_state_dict(weights)
+    optimizer = _optimizer(t, model.parameters())
+    x, y = mt.tensor(x), mt.tensor(y)
+    state, last = None, [None]
+
+    def step() -> None:
+        nonlocal state
+        out, new = model(x, state)
+        loss = criterion(out, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if t.carried:
+            state = mt.detach(new)
+        last[0] = loss
+        if loss.backend != "numpy":
+            loss.item()  # waits for the card
+
+    return Task({"total": step}, lambda: [last[0].item()])

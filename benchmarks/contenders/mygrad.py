@@ -6,10 +6,11 @@ from typing import Any
 
 import mygrad as mg
 import numpy as np
-from mygrad.nnet.activations import relu
+from mygrad.nnet.activations import relu, sigmoid
 from mygrad.nnet.losses import softmax_crossentropy
 
-from benchmarks.contenders import Task
+from benchmarks.contenders import Task, _by_hand
+from benchmarks.trainings import Training
 
 mg.turn_memory_guarding_off()
 
@@ -81,3 +82,32 @@ def steps(x: Any) -> Task:
 
     phases = {"forward": forward, "backward": backward, "free": kept.clear}
     return Task(phases, lambda: [x.grad[0, 0], x.grad[-1, -1]])
+
+
+def training(t: Training, x: Any, y: Any, weights: Any) -> Task | None:
+    if not _by_hand.within_reach(t):
+        return None
+    parameters = {name: mg.tensor(weight.copy()) for name, weight in weights.items()}
+    optimizer = _by_hand.Optimizer(t, {name: p.data for name, p in parameters.items()})
+    state, last = _by_hand.zero_state(t), [None]
+
+    def criterion(out: Any) -> Any:
+        if t.loss == "cross_entropy":
+            return softmax_crossentropy(out.reshape(-1, t.outputs), y.reshape(-1))
+        if t.loss == "mse":
+            return mg.mean((out - y) ** 2)
+        return mg.mean(mg.maximum(out, 0) - out * y + mg.log1p(mg.exp(-mg.abs(out))))
+
+    def step() -> None:
+        nonlocal state
+        out, new = _by_hand.network(mg, sigmoid, t, parameters, x, state)
+        loss = criterion(out)
+        loss.backward()
+        last[0] = loss.item()
+        optimizer.step({name: p.grad for name, p in parameters.items()})
+        for p in parameters.values():
+            p.null_grad()
+        if t.carried:
+            state = tuple([value.data for value in new])
+
+    return Task({"total": step}, lambda: [last[0]])

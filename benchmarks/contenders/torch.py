@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import Task
+from benchmarks.trainings import Training
 
 torch.set_num_threads(1)
 
@@ -93,3 +94,70 @@ def steps(x: Any) -> Task:
 
     phases = {"forward": forward, "backward": backward, "free": kept.clear}
     return Task(phases, lambda: [x.grad.numpy()[0, 0], x.grad.numpy()[-1, -1]])
+
+
+def choose(how: str) -> None:
+    """On the card, with "cuda"; with "flushing", numbers below 1e-38 are set to zero."""
+    if how == "cuda":
+        torch.set_default_device("cuda")
+        torch.backends.cudnn.allow_tf32 = False  # else its products have ten bits
+    elif not torch.set_flush_denormal(True):
+        raise OSError("this processor cannot flush subnormal numbers")
+
+
+class _Network(torch.nn.Module):
+    def __init__(self, t: Training) -> None:
+        super().__init__()
+        self.first = torch.nn.Embedding(t.first, t.inputs) if t.symbols else None
+        if t.first and not t.symbols:
+            self.first = torch.nn.Linear(t.first, t.inputs)
+        layer = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[t.cell]
+        self.recurrent = layer(t.inputs, t.hidden, batch_first=True)
+        self.readout = torch.nn.Linear(t.hidden, t.outputs)
+        self.last = t.last
+
+    def forward(self, x: Any, state: Any) -> Any:
+        if self.first is not None:
+            x = self.first(x)
+        x, state = self.recurrent(x, state)
+        return self.readout(x[:, -1] if self.last else x), state
+
+
+def _criterion(loss: str) -> Any:
+    if loss == "cross_entropy":
+        criterion = torch.nn.CrossEntropyLoss()
+        return lambda out, y: criterion(out.flatten(0, 1), y.flatten())
+    kinds = {"mse": torch.nn.MSELoss, "mae": torch.nn.L1Loss, "bce": torch.nn.BCEWithLogitsLoss}
+    return kinds[loss]()
+
+
+def _optimizer(t: Training, parameters: Any) -> Any:
+    if t.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=t.lr, alpha=0.9, eps=1e-7)
+    kinds = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
+    return kinds[t.optimizer](parameters, lr=t.lr)
+
+
+def training(t: Training, x: Any, y: Any, weights: Any) -> Task:
+    model, criterion = _Network(t), _criterion(t.loss)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name]))
+    optimizer = _optimizer(t, model.parameters())
+    x, y = torch.tensor(x), torch.tensor(y)
+    state, last = None, [None]
+
+    def step() -> None:
+        nonlocal state
+        out, new = model(x, state)
+        loss = criterion(out, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if t.carried:
+            state = tuple([value.detach() for value in new])
+        last[0] = loss
+        if loss.is_cuda:
+            torch.cuda.synchronize()
+
+    return Task({"total": step}, lambda: [last[0].item()])
