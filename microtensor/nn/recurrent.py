@@ -304,8 +304,10 @@ class Recurrent(Module):
             isinstance(operand, Tensor) and operand.requires_grad for operand in operands
         )
         valid = None if padding is None else padding.over_time()
-        call = arrays.Call(program, tuple(weights), time, reverse, mask, valid, recorded)
-        run = Run(self.cell, padding, call, self.block_size, self.trials)
+        call = arrays.Call(
+            program, tuple(weights), time, reverse, mask, valid, recorded, self.block_size
+        )
+        run = Run(self.cell, padding, call, self.trials)
         made: Any = in_steps if program is None else sequence
         return made(*operands, run=run)  # type: ignore[no-any-return]
 
@@ -628,7 +630,6 @@ class Run(NamedTuple):
     cell: Cell
     padding: Padding | None
     call: arrays.Call
-    block_size: int = 1
     trials: int | None = None  # K, if all arrays are those of a stack
 
 
@@ -639,7 +640,7 @@ def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
     that `run` names, all with a leading K in a stack. Returns the outputs, (T, B, H) or (B, T, H),
     and the last state.
     """
-    cell, call, size, trials = run.cell, run.call, run.block_size, run.trials
+    cell, call, size, trials = run.cell, run.call, run.call.block_size, run.trials
     x, state = operands[0], operands[1 : 1 + len(cell.state)]
     weights = dict(zip(call.names, operands[1 + len(cell.state) :], strict=True))
     if cell.biased != cell.gates:

@@ -68,6 +68,13 @@ class Derivation:
             name: symbols.lift(value.data if isinstance(value, Tensor) else value)
             for name, value in zip(cell.state, values, strict=True)
         }
+        for name, value in self.new.items():
+            alone = {part.args[0] for part in parts([value]) if part.op == "input"}
+            if name in cell.of_blocks and not alone <= cell.of_blocks:
+                raise symbols.UnknownOperation(
+                    f"there is one {name} for each block, but {sorted(alone - cell.of_blocks)} "
+                    "are numbers of single units"
+                )
         inside = {name: set(parts([value])) - {value} for name, value in self.new.items()}
         self.order = sorted(self.new, key=lambda name: -len(inside[name]))
         self.jacobian: dict[tuple[str, Any], Symbol] = {}

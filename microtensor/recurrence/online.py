@@ -213,6 +213,11 @@ def fit_online(
         raise ValueError(f"fit_online: threads must be a positive integer, got {threads!r}")
     if not isinstance(cell, Cell):
         raise TypeError(f"fit_online: cell must be a recurrence.Cell, not {type(cell).__name__}")
+    if not cell.plain:
+        raise ValueError(
+            f"fit_online: cell {cell.name} has declarations that fit_online does not know yet: "
+            "per_block, feeds, truncated or biased"
+        )
     if cell.program is None:
         cell.source()  # says why
     problem = Problem(

@@ -16,12 +16,26 @@ from recurrence.layers import EVERY, bare, build, draw_state, host, parts, sprea
 import microtensor as mt
 from microtensor import nn
 from microtensor.nn import recurrent
-from microtensor.recurrence import Cell, cell, driver, gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence import (
+    Cell,
+    cell,
+    driver,
+    gru,
+    lstm,
+    memory_cell,
+    memory_cell_bptt,
+    peephole_lstm,
+    rnn_relu,
+    rnn_tanh,
+)
 from microtensor.recurrence.drivers import arrays
 from models.memory import keras_lstm
 
 FUSED = [kind for kind in EVERY if kind != "gru_before"]
-DOCUMENTED = [rnn_tanh, rnn_relu, lstm, gru, peephole_lstm, keras_lstm]
+DOCUMENTED = [
+    *(rnn_tanh, rnn_relu, lstm, gru, peephole_lstm, keras_lstm),
+    *(memory_cell, memory_cell_bptt),
+]
 kinds = st.sampled_from(FUSED)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -155,47 +169,93 @@ def apply_two(name, x, y):
 
 
 @st.composite
-def cells(draw):
-    """A cell of random equations: every name is used, values are bounded."""
+def cells(draw, blocks=False):
+    """A cell of random equations: every name is used, values are bounded.
+
+    With `blocks`, also what it shares, feeds, cuts and biases.
+    """
     gates, state = ("a", "b", "d")[: draw(st.integers(1, 3))], ("h", "m")[: draw(st.integers(1, 2))]
     apart = draw(st.sets(st.sampled_from(gates)))
     per_unit = ("w",)[: draw(st.integers(0, 1))]
-    names = [n for g in gates for n in ((f"{g}_x", f"{g}_h") if g in apart else (g,))]
-    names += [*state, *per_unit]
+    declared = {}
+    if blocks:
+        some_gates = st.sets(st.sampled_from(gates))
+        declared["per_block"] = tuple(draw(some_gates))
+        fed = draw(st.lists(st.sampled_from((*state, *gates)), unique=True, max_size=4))
+        declared |= {"feeds": tuple(fed), "truncated": draw(st.booleans())}
+        biased = draw(some_gates)
+        declared["biased"] = tuple([name for name in gates if name in biased])
+    shared, fed = declared.get("per_block", ()), declared.get("feeds", ())
+    fed_gates = [name for name in fed if name in gates]
+
+    def numbers(gate):
+        return [f"{gate}_x", f"{gate}_h"] if gate in apart else [gate]
+
+    names = [n for g in gates for n in numbers(g)]
+    names += [
+        *state,
+        *per_unit,
+        *[f"y_{g}" for g in draw(st.sets(st.sampled_from(gates))) & {*fed}],
+    ]
+    of_blocks = [n for g in shared for n in (*numbers(g), f"y_{g}") if n in names]
     ones = draw(st.lists(ONE, min_size=2 * len(names), max_size=2 * len(names)))
     twos = draw(st.lists(TWO, min_size=2 * len(names), max_size=2 * len(names)))
-    order = draw(st.permutations(range(len(names))))
-    last = draw(st.sampled_from(["nothing", "first of second", "same", "old"]))
+    order = draw(st.permutations(names))
+    last = draw(st.sampled_from(["nothing", "first of second", "same", "old", "of a block"]))
 
-    def equations(*values):
-        made = []
-        for k in range(len(state)):
-            total = values[order[0]]
-            for i, at in enumerate(order[1:]):
-                total = apply_two(twos[k + i], mt.tanh(apply_one(ones[k + i], total)), values[at])
-            made.append(mt.tanh(total) + 0.1 * values[order[-1]])
+    def combined(values, chosen, k):
+        total = values[chosen[0]]
+        for i, name in enumerate(chosen[1:]):
+            total = apply_two(twos[k + i], mt.tanh(apply_one(ones[k + i], total)), values[name])
+        return mt.tanh(total) + 0.1 * values[chosen[-1]]
+
+    def equations(*given):
+        values = dict(zip(names, given, strict=True))
+        made = [combined(values, order, k) for k in range(len(state))]
         if last == "first of second" and len(made) == 2:
             made[0] = 0.5 * made[0] - made[1] * mt.tanh(made[1])
         if last == "same" and len(made) == 2:
             made[0] = made[1]
         if last == "old" and len(made) == 2:
-            made[1] = values[names.index("h")]
+            made[1] = values["h"]
+        if last == "of a block" and of_blocks:
+            made[-1] = combined(values, of_blocks, 1)
+        for gate in fed_gates:
+            chosen = of_blocks if gate in shared else order
+            made.append(combined(values, [*chosen, *numbers(gate)], 0 if gate == "a" else 1))
         return tuple(made) if len(made) > 1 else made[0]
 
+    ones += ones[:2]
+    twos += twos[:2]
     space = {"equations": equations}
     exec(f"def made_up({', '.join(names)}):\n    return equations({', '.join(names)})", space)
-    return Cell(
-        space["made_up"], gates=gates, apart=tuple(sorted(apart)), state=state, per_unit=per_unit
-    )
+    options = {"apart": tuple(sorted(apart)), "state": state, "per_unit": per_unit, **declared}
+    return Cell(space["made_up"], gates=gates, **options)
 
 
-@given(one=cells(), seed=seeds, dropped=st.booleans(), lengths=st.none() | st.just([4, 1, 3]))
-def test_a_cell_made_up_on_the_spot(one, seed, dropped, lengths):
+@given(
+    one=st.booleans().flatmap(lambda blocks: cells(blocks=blocks)),
+    seed=seeds,
+    dropped=st.booleans(),
+    lengths=st.none() | st.just([4, 1, 3]),
+    bidirectional=st.booleans(),
+    bias=st.sampled_from([True, False, "single"]),
+)
+def test_a_cell_made_up_on_the_spot(one, seed, dropped, lengths, bidirectional, bias):
     assert one.program is not None, one._program
     generator = mt.Generator(0)
     rng = np.random.default_rng(seed)
-    options = {"recurrent_dropout": 0.5 * dropped, "generator": generator, "dtype": "float64"}
-    layer = nn.Recurrent(one, 2, 3, **options)
+    layer = nn.Recurrent(
+        one,
+        2,
+        6 if one.per_block else 3,
+        bias=bias,
+        bidirectional=bidirectional,
+        recurrent_dropout=0.5 * dropped,
+        block_size=int(rng.integers(1, 4)) if one.per_block else 1,
+        generator=generator,
+        dtype="float64",
+    )
     for parameter in layer.parameters():
         parameter.data = 0.7 * rng.normal(size=parameter.shape)
     compare(layer, rng, 4, 3, lengths=lengths, generator=generator)

@@ -1,11 +1,13 @@
 """The array driver: all steps of a layer in a few array calls a step, on NumPy or CuPy.
 
-Sizes: T steps, B sequences, I inputs, H hidden units. Inside, arrays are (time, feature, batch), so
+Sizes: T steps, B sequences, I inputs, H hidden units, S of them in a block, N = H / S blocks, F
+numbers that are fed back. Inside, arrays are (time, feature, batch), so
 that what belongs to one gate at one step is one block of memory.
 
-- h, the input and a one for the biases stand in one buffer [h; x; 1], so input product, recurrent
-  product and biases of a step are a single matrix product.
-- The cell itself is printed source (printing.py).
+- What is fed back, the input and a one for the biases stand in one buffer [h; x; 1], so input
+  product, recurrent product and biases of a step are a single matrix product.
+- The cell itself is printed source (printing.py). In it a number of every unit is (N, S, B), and
+  one of every block (N, 1, B); where S is 1 both are (H, B).
 - Backward goes in blocks of steps that fit into the cache. For each the local Jacobian is evaluated
   at once, then the loop carries the cotangents through it. The gradients of all weights are one
   product for each block.
@@ -17,10 +19,11 @@ handed to the user. The direction matters only here: a reversed layer reads the 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 from microtensor.backend import Array
-from microtensor.recurrence.drivers.printing import Program
+from microtensor.recurrence.drivers.printing import Program, used
 
 LONGEST = 64  # steps of a block
 PIECE = 16  # steps of an input that are transposed at once
@@ -35,9 +38,10 @@ class Call(NamedTuple):
     names: tuple[str, ...]  # of the weights, as they come behind the input and the states
     time: int  # the input's time axis, 0 or 1
     reverse: bool
-    mask: Array | None  # (B, H), on h before its product
+    mask: Array | None  # (B, F), on what is fed before its product
     valid: Array | None  # bool, which steps of which sequences there are: (T, B)
     recorded: bool  # whether a backward pass may come
+    block_size: int = 1  # how many units share a gate that the cell has per block
 
 
 class Sizes(NamedTuple):
@@ -50,6 +54,7 @@ class Sizes(NamedTuple):
     batch: int
     inputs: int
     hidden: int
+    block_size: int
     ones: bool
     masked: bool
     padded: bool
@@ -97,41 +102,53 @@ class Plan:
 
     def __init__(self, program: Program, sizes: Sizes) -> None:
         self.program, self.sizes = program, sizes
-        _, self.xp, dtype, T, B, I, H, *_ = sizes
+        _, self.xp, dtype, T, B, I, H, S, *_ = sizes
         xp, cell = self.xp, program.cell
-        self.features = H + I + sizes.ones
+        self.fed = self.places([name in cell.of_blocks for name in cell.fed])
+        self.F = F = self.fed[-1].stop if self.fed else 0
+        self.features = F + I + sizes.ones
         self.hx = xp.zeros((T + 1, self.features, B), dtype)
         if sizes.ones:
-            self.hx[:, H + I] = 1
+            self.hx[:, F + I] = 1
         depth = T if sizes.recorded else 1
-        rows = len(program.gate_order)
-        self.gates = xp.empty((depth if program.keeps_gates else 1, rows, H, B), dtype)
-        self.values = xp.empty((depth, len(program.stored), H, B), dtype)
+        order = program.gate_order
+        gates = self.places([name in cell.of_blocks for name in order])
+        self.gate_rows = dict(zip(order, gates, strict=True))
+        rows = gates[-1].stop
+        self.forward_runs, self.backward_runs = self.runs(), self.runs(back=True)
+        ends = [0, *[where.stop for where in gates]]
+        self.halved = slice(ends[program.tanh_rows], ends[program.tanh_rows + program.sigmoid_rows])
+        self.gates = xp.empty((depth if program.keeps_gates else 1, rows, B), dtype)
+        values = self.places(list(program.stored.values()))
+        self.value_rows = dict(zip(program.stored, values, strict=True))
+        self.values = xp.empty((depth, values[-1].stop if values else 0, B), dtype)
         self.state = {}
         for name in cell.state:
-            is_h = name == cell.state[0]
-            if is_h and not sizes.masked:
-                self.state[name] = self.hx[:, :H]
+            if name in cell.fed and not sizes.masked:
+                self.state[name] = self.hx[:, self.fed[cell.fed.index(name)]]
             else:
-                length = T + 1 if sizes.recorded or is_h else 2
-                self.state[name] = xp.zeros((length, H, B), dtype)
+                length = T + 1 if sizes.recorded or name == cell.state[0] else 2
+                self.state[name] = xp.zeros((length, cell.width(name, H, S), B), dtype)
         self.units = {name: xp.empty((H, 1), dtype) for name in cell.per_unit}
-        self.dropped: Any = xp.empty((H, B), dtype) if sizes.masked else None
+        dropped: Any = xp.empty((F, B), dtype) if sizes.masked else None
+        self.dropped = dropped
         self.over: Any = xp.empty((T, B), bool) if sizes.padded else None
-        self.weight = xp.zeros((rows * H, self.features), dtype)
+        self.weight = xp.zeros((rows, self.features), dtype)
         self.space: dict[str, Any] = {name: getattr(xp, name) for name in OPERATIONS}
+        self.space["sum"] = xp.add.reduce
         for (value, full), name in program.constants.items():
             number = xp.asarray(value, dtype=dtype)
             if full:
-                number = xp.empty((H, B), dtype)
+                number = xp.empty(self.shape(False), dtype)
                 number[...] = value
             self.space[name] = number
-        for i in range(program.step_buffers):
-            self.space[f"t{i}"] = xp.empty((H, B), dtype)
-        for i in range(program.step_masks):
-            self.space[f"mask{i}"] = xp.empty((H, B), bool)
+        for name, kind in program.step_buffers.items():
+            shape = self.shape(kind.startswith("few"))
+            self.space[name] = xp.empty(shape, bool if kind.endswith("mask") else dtype)
         for name, unit in self.units.items():
-            self.space[program.names[name]] = unit
+            self.space[program.names[name]] = self.apart(unit, False)
+        for i, name in enumerate(cell.fed if sizes.masked else ()):
+            self.space[f"dropped{i}"] = self.apart(dropped[self.fed[i]], name in cell.of_blocks)
         # A function refers to its globals; were it one of them, plans would be garbage in a circle.
         self.forward = program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
         names = program.forward_names(sizes.masked, sizes.padded)
@@ -141,41 +158,63 @@ class Plan:
         arrays = [self.hx, self.gates, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
 
+    def shape(self, few: bool) -> tuple[int, ...]:
+        """Of the numbers of one step, one for each unit, or `few`, one for each block."""
+        H, S, B = self.sizes.hidden, self.sizes.block_size, self.sizes.batch
+        return (H, B) if S == 1 else (H // S, 1 if few else S, B)
+
+    def places(self, few: list[bool]) -> list[slice]:
+        """Where in a buffer each of several values stands."""
+        H, S = self.sizes.hidden, self.sizes.block_size
+        ends = list(itertools.accumulate([H // S if one else H for one in few]))
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+    def apart(self, rows: Array, few: bool, several: int = 1) -> Array:
+        """Rows (..., H, B) as the statements want them: a view with an axis for the blocks."""
+        if self.sizes.block_size == 1 and several == 1:
+            return rows
+        H, S = self.sizes.hidden, self.sizes.block_size
+        lengths = (H,) if S == 1 else (H // S, 1 if few else S)
+        lengths = lengths if several == 1 else (several, *lengths)
+        return rows.reshape(rows.shape[:-2] + lengths + rows.shape[-1:])
+
     def _at(self, name: str, t: int) -> Array:
         """The array that a variable of the forward source stands for at step t."""
-        program, H = self.program, self.sizes.hidden
+        program, of_blocks = self.program, self.program.cell.of_blocks
         z = self.gates[t % len(self.gates)]
-        tanhs, both = program.tanh_rows, program.tanh_rows + program.sigmoid_rows
         if name == "hx":
             return self.hx[t]
         if name == "z":
-            return z.reshape(-1, self.sizes.batch)
-        if name == "zt":
-            return z[:both]
-        if name == "zs":
-            return z[tanhs:both]
-        if name == "seen":
-            return self.hx[t + 1, :H]
+            return z
+        if name in ("zt", "zs"):
+            return z[: self.halved.stop] if name == "zt" else z[self.halved]
+        if name.startswith("seen"):
+            at = int(name[4:])
+            part = self.hx[t + 1, self.fed[at]]
+            return self.apart(part, program.cell.fed[at] in of_blocks)
         if name == "over":
             return self.over[t]
         view = program.views[name]
         if view.buffer == "gates":
-            return z[view.row]
+            return self.apart(z[self.gate_rows[view.name]], view.name in of_blocks)
         if view.buffer == "values":
-            return self.values[t % len(self.values), view.row]
-        state = self.state[view.row]
-        return state[(t + view.later) % len(state)]
+            value = self.values[t % len(self.values), self.value_rows[view.name]]
+            return self.apart(value, program.stored[view.name])
+        state = self.state[view.name]
+        return self.apart(state[(t + view.later) % len(state)], view.name in of_blocks)
 
     def of_block(self, name: str, start: int, stop: int) -> Array:
-        """The array that a variable of the Jacobian stands for in a block of steps."""
+        """The array that a variable of the Jacobian stands for in a stretch of steps."""
         view = self.program.views[name]
+        few = view.name in self.program.cell.of_blocks
         if view.buffer == "gates":
-            return self.gates[start:stop, view.row]
+            return self.apart(self.gates[start:stop, self.gate_rows[view.name]], few)
         if view.buffer == "values":
-            return self.values[start:stop, view.row]
+            rows = self.values[start:stop, self.value_rows[view.name]]
+            return self.apart(rows, self.program.stored[view.name])
         if view.buffer == "unit":
-            return self.units[view.row]
-        return self.state[view.row][start + view.later : stop + view.later]
+            return self.apart(self.units[view.name], False)
+        return self.apart(self.state[view.name][start + view.later : stop + view.later], few)
 
     def back(self, output: bool, inputs: bool) -> Back:
         """The buffers of a backward pass, made when first needed."""
@@ -194,27 +233,45 @@ class Plan:
         self.xp.add(c, self.faint, out=c)
         self.xp.subtract(c, self.faint, out=c)
 
+    def runs(self, back: bool = False) -> list[tuple[slice, slice, slice | None, str]]:
+        """Runs of gates: their rows here, in the weights, in the biases; and their kind.
+
+        Here is `weight`, or the cotangents of the gates if `back`.
+        """
+        program, cell = self.program, self.program.cell
+        found = []
+        names = program.gate_rows if back else program.gate_order
+        ours, theirs, biased = [
+            dict(zip(some, self.places([name in cell.of_blocks for name in some]), strict=True))
+            for some in (names, cell.gates, cell.biased)
+        ]
+        for run in program.back_runs if back else program.runs:
+            rows = slice(ours[run.names[0]].start, ours[run.names[-1]].stop)
+            of_weights = slice(theirs[run.gates[0]].start, theirs[run.gates[-1]].stop)
+            of_biases = None
+            if run.biased:
+                of_biases = slice(biased[run.gates[0]].start, biased[run.gates[-1]].stop)
+            found.append((rows, of_weights, of_biases, run.kind))
+        return found
+
     def load(self, weights: dict[str, Array]) -> None:
         """Put the weights into one matrix beside [h; x; 1], rows of sigmoids halved."""
-        _, xp, _, _, _, I, H, ones, *_ = self.sizes
-        weight, program = self.weight, self.program
+        _, xp, _, _, _, I, *_ = self.sizes
+        weight, program, F = self.weight, self.program, self.F
         w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
         b_ih, b_hh = weights.get("bias_ih"), weights.get("bias_hh")
-        for first, last, gate, kind in program.runs:
-            rows = slice(first * H, last * H)
-            theirs = slice(gate * H, (gate + last - first) * H)
+        for rows, theirs, of_biases, kind in self.forward_runs:
             if kind != "x":
-                weight[rows, :H] = w_hh[theirs]
+                weight[rows, :F] = w_hh[theirs]
             if kind != "h":
-                weight[rows, H : H + I] = w_ih[theirs]
+                weight[rows, F : F + I] = w_ih[theirs]
             biases: list[Any] = [b_ih] if kind != "h" else []
             biases += [b_hh] if kind != "x" else []
-            biases = [bias[theirs] for bias in biases if bias is not None]
-            if ones:
+            biases = [bias[of_biases] for bias in biases if bias is not None and of_biases]
+            if self.sizes.ones:
                 weight[rows, -1] = sum(biases[1:], start=biases[0]) if biases else 0
         if program.sigmoid_rows:
-            first = program.tanh_rows * H
-            halved = weight[first : first + program.sigmoid_rows * H]
+            halved = weight[self.halved]
             xp.multiply(halved, self.space[program.constants[0.5, False]], out=halved)
         for name, unit in self.units.items():
             unit[:, 0] = weights[name]
@@ -229,102 +286,179 @@ OPERATIONS = (
 
 
 class Back:
-    """What a backward pass needs beside the plan, for blocks of C steps: `length`, or what fits."""
+    """What a backward pass needs beside the plan, for C steps: `length`, or what fits."""
 
     def __init__(self, plan: Plan, output: bool, inputs: bool, length: int | None = None) -> None:
         program, sizes, xp = plan.program, plan.sizes, plan.xp
-        _, _, dtype, T, B, I, H, _, masked, padded, _ = sizes
-        buffers = program.jacobian_buffers
-        blocks = program.jacobian_rows + len(program.rows) + len(program.views) + buffers + 2
+        _, _, dtype, T, B, I, H, S, _, masked, padded, _ = sizes
+        cell, of_blocks = program.cell, program.cell.of_blocks
+        way = (output, masked, padded, S > 1)
+        loop = program.loop_of(*way)
+        whole = not program.carried  # buffers last a stretch of steps
+        blocks = len(program.jacobian_rows) + len(program.rows) + len(program.views) + 2
+        blocks += len(program.jacobian_buffers) + len(loop.buffers) * whole
         longest = min(T, LONGEST, CACHE // (blocks * H * B * dtype.itemsize))
         C = self.length = max(1, longest) if length is None else length
-        self.program, self.sizes, self.inputs = program, sizes, inputs
-        self.jacobian = xp.empty((C, program.jacobian_rows, H, B), dtype)
-        self.rows = xp.zeros((C + 1, len(program.rows), H, B), dtype)
+        self.program, self.sizes, self.inputs, self.statements = program, sizes, inputs, loop
+        self.jacobian_rows = plan.places(program.jacobian_rows)
+        self.row_of = plan.places([name in of_blocks for name in program.rows])
+        self.jacobian = xp.empty((C, self.jacobian_rows[-1].stop, B), dtype)
+        self.rows = xp.zeros((C + 1, self.row_of[-1].stop, B), dtype)
         self.cotangent: Any = xp.empty((C, H, B), dtype) if output else None
-        self.start = xp.empty((H, B), dtype)
-        self.temporary = [xp.empty((C, H, B), dtype) for _ in range(buffers)]
-        self.masks = [xp.empty((C, H, B), bool) for _ in range(program.jacobian_masks)]
-        low, high = program.heard
-        if inputs:
-            low = program.gates_at
-            high = low + len(program.gate_rows)
-        self.low, self.high = low, high
-        height = H + I if inputs else H
-        self.weight = xp.zeros((height, (high - low) * H), dtype)
+        self.start = [
+            xp.empty((plan.fed[i].stop - plan.fed[i].start, B), dtype)
+            for i in range(len(program.carried))
+        ]
+        self.temporary = [
+            xp.empty((C, *plan.shape(kind.startswith("few"))), bool if "mask" in kind else dtype)
+            for kind in program.jacobian_buffers.values()
+        ]
+        # The cotangents by name; those of the gates; those of the gates that the product takes.
+        self.own = {
+            name: self.rows[:, at] for name, at in zip(program.rows, self.row_of, strict=True)
+        }
+        last = program.gates_at + len(program.gate_rows)
+        low, high = (program.gates_at, last) if inputs else program.heard
+        self.gates = slice(self.row_of[program.gates_at].start, self.row_of[last - 1].stop)
+        self.low, self.high = self.row_of[low].start, self.row_of[high - 1].stop
+        self.columns = self._columns(plan)
+        self.F = plan.F if program.carried else 0
+        height = self.F + I if inputs else self.F
+        self.weight = xp.zeros((height, self.high - self.low), dtype)
         self.dhx = xp.empty((C, height, B), dtype)
         self.valid: Any = xp.empty((T, 1, B), dtype) if padded else None
         self.padding: Any = xp.empty((T, 1, B), dtype) if padded else None
-        _, views = program.loop_of(output, masked, padded)
-        space = {name: plan.space[name] for name in (*OPERATIONS, *program.constants.values())}
-        self.loop = program.define(program.backward_source(output, masked, padded), space)
+        names = {*program.constants.values(), *[f"dropped{i}" for i in range(len(cell.fed))]}
+        space = {n: plan.space[n] for n in (*OPERATIONS, "sum", *names) if n in plan.space}
+        self.loop = program.define(program.loop_source(*way), space)
+        self.around = {}
+        for name in ("before", "after") if whole else ():
+            self.around[name] = program.define(program.block_source(name, *way), space)
         self.jacobian_of = program.define(program.jacobian_source(), space)
-        count = len(program.cell.state)
-        self.scratch = [xp.empty((H, B), dtype) for _ in range(2 + count + 2 * count * padded)]
-        self.views = views
-        self.steps = [self._step(k) for k in range(C)]
-        self._blocks: dict[int, Any] = {}
+        self.scratch = {
+            name: xp.empty((C, *plan.shape(few)) if whole else plan.shape(few), dtype)
+            for name, few in loop.buffers.items()
+        }
+        self.variables = program.loop_variables(loop)
+        self.names = used(loop.inside, self.variables)
+        self.steps = [self._views(plan, self.names, k, None) for k in range(C)]
+        self._stretches: dict[int, Any] = {}
         arrays = [self.jacobian, self.rows, self.dhx, *self.temporary]
         self.nbytes = sum([array.nbytes for array in arrays])
 
-    def _step(self, k: int, t: int | None = None) -> tuple[Any, ...]:
-        """The arrays of the loop's variables in step k of a block, in their order."""
+    def _views(self, plan: Plan, names: list[str], k: Any, t: Any) -> tuple[Any, ...]:
+        """The arrays of variables of the loop: in step k of a stretch, or in several steps."""
         found = []
-        H, B = self.sizes.hidden, self.sizes.batch
-        for _, (kind, *at) in self.views:
+        program, of_blocks = self.program, self.program.cell.of_blocks
+        several = isinstance(k, slice)
+        after = slice(1, k.stop + 1) if several else k + 1
+        for kind, *at in [self.variables[name] for name in names]:
             if kind in ("J", "D"):
-                buffer = self.jacobian if kind == "J" else self.rows
                 first, last = at[0], at[1]
-                row = buffer[k + 1 if len(at) > 2 else k]
-                found.append(row[first] if last - first == 1 else row[first:last])
+                if kind == "J":
+                    places, few = self.jacobian_rows, program.jacobian_rows[first]
+                else:
+                    places, few = self.row_of, program.rows[first] in of_blocks
+                rows = slice(places[first].start, places[last - 1].stop)
+                array = self.jacobian if kind == "J" else self.rows
+                array = array[after if len(at) > 2 else k, rows]
+                found.append(plan.apart(array, few, last - first))
             elif kind == "g":
-                found.append(self.cotangent[k])
+                found.append(plan.apart(self.cotangent[k], False))
+            elif kind == "part":
+                found.append(self.scratch[at[0]][k])
             elif kind == "dz":
-                found.append(self.rows[k, self.low : self.high].reshape(-1, B))
+                found.append(self.rows[k, self.low : self.high])
             elif kind == "dhx":
                 found.append(self.dhx[k])
-            elif kind == "dh":
-                found.append(self.dhx[k, :H])
-            elif kind == "over":
-                found.append(None if t is None or self.padding is None else self.padding[t])
+            elif kind == "fed":
+                name = program.carried[at[0]]
+                found.append(plan.apart(self.dhx[k, plan.fed[at[0]]], name in of_blocks))
             else:
-                found.append(None if t is None or self.valid is None else self.valid[t])
+                truths: Any = self.padding if kind == "over" else self.valid
+                truths = None if t is None or truths is None else truths[t]
+                apart = several and self.sizes.block_size > 1
+                found.append(truths[:, None] if apart else truths)
         return tuple(found)
 
-    def steps_of(self, start: int, stop: int) -> list[tuple[Any, ...]]:
-        """The steps of a block, the last one first."""
+    def steps_of(self, plan: Plan, start: int, stop: int) -> list[tuple[Any, ...]]:
+        """The steps of a stretch, the last one first."""
         if self.valid is None:
             return self.steps[stop - start - 1 :: -1] if stop > start else []
-        return [self._step(t - start, t) for t in reversed(range(start, stop))]
+        return [self._views(plan, self.names, t - start, t) for t in reversed(range(start, stop))]
+
+    def jacobian_views(self, plan: Plan, start: int, stop: int, at: int = 0) -> list[Array]:
+        """The arrays of the Jacobian's variables for some steps, put at a place in the stretch."""
+        few, n = self.program.jacobian_rows, stop - start
+        found = []
+        for name in self.program.jacobian_names:
+            if name in self.program.views:
+                found.append(plan.of_block(name, start, stop))
+            else:
+                j = int(name[1:])
+                rows = self.jacobian[at : at + n, self.jacobian_rows[j]]
+                found.append(plan.apart(rows, few[j]))
+        return found + [buffer[:n] for buffer in self.temporary]
 
     def evaluate(self, plan: Plan, start: int, stop: int) -> None:
-        """The Jacobian of a block of steps."""
-        arrays = self._blocks.get(start)
+        """The Jacobian of a stretch of steps."""
+        arrays = self._stretches.get(start)
         if arrays is None:
-            n, program = stop - start, self.program
-            arrays = self._blocks[start] = [
-                self.jacobian[:n, int(name[1:])]
-                if name not in program.views
-                else plan.of_block(name, start, stop)
-                for name in program.jacobian_names
-            ] + [buffer[:n] for buffer in (*self.temporary, *self.masks)]
+            arrays = self._stretches[start] = self.jacobian_views(plan, start, stop)
         self.jacobian_of(*arrays)
+
+    def walk(
+        self,
+        plan: Plan,
+        steps: list[tuple[Any, ...]],
+        times: slice,
+        carried: list[Array],
+        product: Any,
+    ) -> list[Array]:
+        """Take the cotangents through a stretch of steps, the last one first."""
+        if self.program.carried:
+            found: list[Array] = self.loop(steps, product, *carried, *self.scratch.values())
+            return found
+        several = slice(0, times.stop - times.start)
+        before, inside, after, *_ = self.statements
+        self.around["before"](*self._views(plan, used(before, self.variables), several, times))
+        if inside:
+            self.loop(steps)
+        self.around["after"](*self._views(plan, used(after, self.variables), several, times))
+        return carried
+
+    def hand_over(self, plan: Plan, n: int, carried: list[Array]) -> None:
+        """After a stretch of n steps: what goes on to the stretch before."""
+        program = self.program
+        for d in carried:
+            plan.flush(d)
+        for name in [name for name in program.cell.state if name not in program.carried]:
+            own = self.own[name]
+            plan.flush(own[0])
+            own[self.length] = own[0]
+            if name not in program.written and n < self.length:
+                own[n] = 0
+
+    def _columns(self, plan: Plan) -> list[tuple[slice, slice, str]]:
+        """Runs of gates: their columns in `weight`, their rows in the weights, and their kind."""
+        found = []
+        for rows, theirs, _, kind in plan.backward_runs:
+            start = rows.start + self.gates.start
+            low, high = max(start, self.low), min(rows.stop + self.gates.start, self.high)
+            if low < high:
+                columns = slice(low - self.low, high - self.low)
+                theirs = slice(low + theirs.start - start, high + theirs.start - start)
+                found.append((columns, theirs, kind))
+        return found
 
     def load(self, weights: dict[str, Array]) -> None:
         """The weights transposed, rows in the order of the cotangents."""
-        program, H = self.program, self.sizes.hidden
-        offset = self.low - program.gates_at
-        w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-        for first, last, gate, kind in program.back_runs:
-            low, high = max(first, offset), min(last, offset + self.high - self.low)
-            if low >= high:
-                continue
-            columns = slice((low - offset) * H, (high - offset) * H)
-            theirs = slice((gate + low - first) * H, (gate + high - first) * H)
-            if kind != "x":
-                self.weight[:H, columns] = w_hh[theirs].T
+        w_ih, w_hh, F = weights["weight_ih"], weights["weight_hh"], self.F
+        for columns, theirs, kind in self.columns:
+            if kind != "x" and F:
+                self.weight[:F, columns] = w_hh[theirs].T
             if self.inputs and kind != "h":
-                self.weight[H:, columns] = w_ih[theirs].T
+                self.weight[F:, columns] = w_ih[theirs].T
 
 
 # ---------------------------------------------------------------------------------------------
@@ -349,25 +483,29 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     x, states = arrays[0], arrays[1 : 1 + count]
     weights = dict(zip(call.names, arrays[1 + count :], strict=True))
     T, B = x.shape[call.time], x.shape[1 - call.time]
-    I, H = x.shape[2], weights["weight_hh"].shape[1]
+    I, H = x.shape[2], states[0].shape[1]
     masked, padded = call.mask is not None, call.valid is not None
     ones = "bias_ih" in weights
-    sizes = Sizes(program, xp, x.dtype, T, B, I, H, ones, masked, padded, call.recorded)
+    sizes = Sizes(
+        *(program, xp, x.dtype, T, B, I, H, call.block_size),
+        *(ones, masked, padded, call.recorded),
+    )
     lease = take(program, sizes)
     plan = lease.plan
     plan.load(weights)
     inputs = _inside(x, call.time, call.reverse)
     for t in range(0, T, PIECE):  # transposed in pieces that stay in the cache
-        plan.hx[t : min(T, t + PIECE), H : H + I] = inputs[t : t + PIECE]
+        plan.hx[t : min(T, t + PIECE), plan.F : plan.F + I] = inputs[t : t + PIECE]
     for name, value in zip(program.cell.state, states, strict=True):
         plan.state[name][0] = value.T
     if call.mask is not None:
         plan.dropped[...] = call.mask.T
-        xp.multiply(plan.state[program.cell.state[0]][0], plan.dropped, out=plan.hx[0, :H])
+        for name, rows in zip(program.cell.fed, plan.fed, strict=True):
+            xp.multiply(plan.state[name][0], plan.dropped[rows], out=plan.hx[0, rows])
     if call.valid is not None:
         over = xp.logical_not(call.valid)
         plan.over[...] = over[::-1] if call.reverse else over
-    plan.forward(plan.steps, plan.weight.dot, plan.dropped)
+    plan.forward(plan.steps, plan.weight.dot)
     outputs = xp.empty((T, H, B), x.dtype)
     outputs[...] = plan.state[program.cell.state[0]][1:][:: -1 if call.reverse else 1]
     finals = [plan.state[name][T % len(plan.state[name])].T.copy() for name in program.cell.state]
@@ -379,7 +517,7 @@ def backward(
 ) -> list[Any]:
     """A gradient for each array that needs one; `g` has None for a result that nothing used."""
     plan, program = lease.plan, call.program
-    _, xp, dtype, T, _, _, H, *_ = plan.sizes
+    _, xp, dtype, T, *_ = plan.sizes
     states = program.cell.state
     weights = dict(zip(call.names, arrays[1 + len(states) :], strict=True))
     needed = dict(zip(call.names, needs[1 + len(states) :], strict=True))
@@ -389,57 +527,54 @@ def backward(
         valid = call.valid[::-1] if call.reverse else call.valid
         back.valid[...] = valid[:, None]
         xp.subtract(1, back.valid, out=back.padding)
-    C, rows = back.length, back.rows
+    C = back.length
     starts = range((T - 1) // C * C, -1, -C)
+    carried = dict(zip(program.carried, back.start, strict=True))
     for name, c in zip(states, g[1:], strict=True):
-        target = back.start if name == states[0] else rows[T - starts[0], program.row[name]]
+        target = carried[name] if name in carried else back.own[name][T - starts[0]]
         target[...] = 0 if c is None else c.T
-    dh = back.start
     cotangents = None if g[0] is None else _inside(g[0], call.time, call.reverse)
-    total = _Weights(plan, rows, any(needed[n] for n in needed if n not in plan.units))
+    total = _Weights(plan, back, any(needed[n] for n in needed if n not in plan.units))
     units: dict[str, Any] = {name: None for name in plan.units if needed[name]}
     inner: Any = None
     outer: Any = None
     if needs[0]:
         outer = xp.empty(arrays[0].shape, dtype)
         inner = _inside(outer, call.time, call.reverse)
-    dot = back.weight.dot
+    flowing = [plan.apart(d, name in program.cell.of_blocks) for name, d in carried.items()]
     for start in starts:
         stop = min(T, start + C)
         n = stop - start
         back.evaluate(plan, start, stop)
         if cotangents is not None:
             back.cotangent[:n] = cotangents[start:stop]
-        steps = back.steps_of(start, stop)
-        dh = back.loop(steps, dot, dh, plan.dropped, *back.scratch)
+        steps = back.steps_of(plan, start, stop)
+        flowing = back.walk(plan, steps, slice(start, stop), flowing, back.weight.dot)
         total.add(start, stop)
         for name, sum_so_far in units.items():
-            share = xp.add.reduce(rows[:n, program.row[name]], (0, 2))
+            share = xp.add.reduce(back.own[name][:n], (0, 2))
             units[name] = share if sum_so_far is None else sum_so_far + share
         if inner is not None:
-            inner[start:stop] = back.dhx[:n, H:]
+            if not program.carried:  # else the loop has it
+                xp.matmul(back.weight, back.rows[:n, back.gates], out=back.dhx[:n])
+            inner[start:stop] = back.dhx[:n, back.F :]
         if start:
-            plan.flush(dh)
-            for name in states[1:]:
-                plan.flush(rows[0, program.row[name]])
-                row = program.row[name]
-                rows[C, row] = rows[0, row]
-                if name not in program.written and n < C:
-                    rows[n, row] = 0
+            back.hand_over(plan, n, flowing)
     gradients: dict[str, Any] = {**total.gradients(weights, needed), **units}
-    first = [dh.T.copy(), *[rows[0, program.row[name]].T.copy() for name in states[1:]]]
-    return [outer, *first, *[gradients.get(name) for name in call.names]]
+    last = dict(zip(carried, flowing, strict=True))
+    first = [
+        last[name].reshape(back.own[name].shape[1:]) if name in last else back.own[name][0]
+        for name in states
+    ]
+    return [outer, *[d.T.copy() for d in first], *[gradients.get(name) for name in call.names]]
 
 
 class _Weights:
     """The gradient of the matrix beside [h; x; 1], a product for each block."""
 
-    def __init__(self, plan: Plan, rows: Array, needed: bool) -> None:
+    def __init__(self, plan: Plan, back: Back, needed: bool) -> None:
         self.plan, self.needed = plan, needed
-        H = plan.sizes.hidden
-        first = plan.program.gates_at * H
-        last = first + len(plan.program.gate_rows) * H
-        self.rows = rows.reshape(len(rows), -1, plan.sizes.batch)[:, first:last]
+        self.rows = back.rows[:, back.gates]
         self.total: Any = None
 
     def add(self, start: int, stop: int) -> None:
@@ -461,10 +596,10 @@ class _Weights:
 
     def gradients(self, weights: dict[str, Array], needed: dict[str, bool]) -> dict[str, Array]:
         """Of each weight and bias, in the user's order of rows, in memory of its own."""
-        xp, total, H = self.plan.xp, self.total, self.plan.sizes.hidden
+        xp, total, F = self.plan.xp, self.total, self.plan.F
         columns = {
-            "weight_hh": (slice(0, H), "x"),
-            "weight_ih": (slice(H, H + self.plan.sizes.inputs), "h"),
+            "weight_hh": (slice(0, F), "x"),
+            "weight_ih": (slice(F, F + self.plan.sizes.inputs), "h"),
             "bias_hh": (-1, "x"),
             "bias_ih": (-1, "h"),
         }
@@ -472,8 +607,8 @@ class _Weights:
         for name, (column, other) in columns.items():
             if needed.get(name):
                 found[name] = xp.empty(weights[name].shape, total.dtype)
-                for first, last, gate, kind in self.plan.program.back_runs:
-                    if kind != other:
-                        theirs = slice(gate * H, (gate + last - first) * H)
-                        found[name][theirs] = total[first * H : last * H, column]
+                for rows, of_weights, of_biases, kind in self.plan.backward_runs:
+                    theirs = of_biases if column == -1 else of_weights
+                    if kind != other and theirs is not None:
+                        found[name][theirs] = total[rows, column]
         return found

@@ -137,18 +137,18 @@ class Buffers:
         program, H, dtype = problem.cell.program, problem.hidden, problem.dtype
         I = 0 if symbols else problem.inputs
         T = self.capacity = -(-steps // BLOCK) * BLOCK
-        sizes = Sizes(program, np, dtype, T, trials, I, H, True, False, padded, True)
+        sizes = Sizes(program, np, dtype, T, trials, I, H, 1, True, False, padded, True)
         plan = self.plan = Plan(program, sizes)
         for array in (plan.gates, plan.values):
             array[...] = 0
         for name in plan.units:
-            plan.units[name] = plan.space[program.names[name]] = np.empty((H, trials), dtype)
+            plan.units[name] = np.empty((H, trials), dtype)
+            plan.space[program.names[name]] = plan.apart(plan.units[name], False)
         self.length = T if problem.steps else BLOCK
         self.back = Back(plan, True, False, self.length)
-        self.forward = np.zeros((trials, H + I + 1, len(program.gate_order) * H), dtype)
-        self.rows = len(program.gate_rows) * H
-        self.dz = np.zeros((trials, T, self.rows), dtype)
-        self.seen = np.zeros((trials, T, H + I + 1), dtype)
+        self.forward = np.zeros((trials, plan.features, len(plan.weight)), dtype)
+        self.dz = np.zeros((trials, T, self.back.gates.stop - self.back.gates.start), dtype)
+        self.seen = np.zeros((trials, T, plan.features), dtype)
         self.cotangent = np.zeros((T, H, trials), dtype)
         self.products = [
             (self._vectors(plan.hx[t]), self._vectors(plan.gates[t % len(plan.gates)]))
@@ -170,19 +170,13 @@ class Buffers:
         """The steps of a block, the last one first."""
         found = self._steps.get(start)
         if found is None:
-            found = self._steps[start] = self.back.steps_of(start, start + self.length)
+            found = self.back.steps_of(self.plan, start, start + self.length)
+            self._steps[start] = found
         return found[self.length - (stop - start) :]
 
     def evaluate(self, start: int, stop: int, at: int) -> None:
         """The Jacobian of some steps, put at a place in its block."""
-        back, n = self.back, stop - start
-        arrays = [
-            back.jacobian[at : at + n, int(name[1:])]
-            if name not in back.program.views
-            else self.plan.of_block(name, start, stop)
-            for name in back.program.jacobian_names
-        ]
-        back.jacobian_of(*arrays, *[buffer[:n] for buffer in (*back.temporary, *back.masks)])
+        self.back.jacobian_of(*self.back.jacobian_views(self.plan, start, stop, at))
 
 
 class Lesson:
@@ -213,40 +207,34 @@ class Lesson:
 
     def _load(self) -> None:
         """The weights as the products need them: transposed, in the rows' order."""
-        buffers, program, H = self.buffers, self.program, self.problem.hidden
+        buffers, plan, H = self.buffers, self.plan, self.problem.hidden
+        F = plan.F
         w_ih, w_hh = self.weights["weight_ih"], self.weights["weight_hh"]
         b_ih, b_hh = self.weights.get("bias_ih"), self.weights.get("bias_hh")
         forward = buffers.forward
         K, I = w_ih.shape[0], w_ih.shape[2]
         if self.symbols is not None:
             self.table = np.zeros((K, I, forward.shape[2]), forward.dtype)
-        for first, last, gate, kind in program.runs:
-            rows = slice(first * H, last * H)
-            theirs = slice(gate * H, (gate + last - first) * H)
+        for rows, theirs, of_biases, kind in plan.forward_runs:
             if kind != "x":
-                forward[:, :H, rows] = w_hh[:, theirs].transpose(0, 2, 1)
+                forward[:, :F, rows] = w_hh[:, theirs].transpose(0, 2, 1)
             if kind != "h":
-                target = forward[:, H:-1] if self.symbols is None else self.table
+                target = forward[:, F:-1] if self.symbols is None else self.table
                 target[:, :, rows] = w_ih[:, theirs].transpose(0, 2, 1)
             forward[:, -1, rows] = 0
             for bias, other in ((b_ih, "h"), (b_hh, "x")):
-                if bias is not None and kind != other:
-                    forward[:, -1, rows] += bias[:, theirs]
-        first = program.tanh_rows * H
-        halved = slice(first, first + program.sigmoid_rows * H)
+                if bias is not None and of_biases is not None and kind != other:
+                    forward[:, -1, rows] += bias[:, of_biases]
+        halved = plan.halved
         forward[:, :, halved] *= 0.5
         if self.symbols is not None:
             self.table[:, :, halved] *= 0.5
-        for name, unit in self.plan.units.items():
+        for name, unit in plan.units.items():
             unit[...] = self.weights[name].T
         back = buffers.back
-        offset = back.low - program.gates_at
-        self.backward = np.zeros((K, H, (back.high - back.low) * H), forward.dtype)
-        for first, last, gate, kind in program.back_runs:
-            low, high = max(first, offset), min(last, offset + back.high - back.low)
-            if low < high and kind != "x":
-                theirs = slice((gate + low - first) * H, (gate + high - first) * H)
-                columns = slice((low - offset) * H, (high - offset) * H)
+        self.backward = np.zeros((K, back.F, back.high - back.low), forward.dtype)
+        for columns, theirs, kind in back.columns:
+            if kind != "x" and back.F:
                 self.backward[:, :, columns] = w_hh[:, theirs].transpose(0, 2, 1)
         readout = self.weights["readout_weight"]
         bias = self.weights.get("readout_bias")
@@ -255,20 +243,20 @@ class Lesson:
         inputs = readout[:, :, H:] if self.symbols is None else readout[:, :, :0]
         self.readout = np.concatenate([readout[:, :, :H], inputs, bias[:, :, None]], axis=2)
 
-    def _descend(self, name: str, theirs: slice, gradient: Array) -> None:
+    def _descend(self, name: str, theirs: slice | None, gradient: Array) -> None:
         weight = self.weights.get(name)
-        if weight is not None:
+        if weight is not None and theirs is not None:
             weight[:, theirs] -= self.rates[name][:, theirs] * gradient
 
     # -- one sequence
 
     def sequence(self, n: int) -> None:
         """Show a sequence to every trial, and change the weights."""
-        buffers, plan, chunk, H = self.buffers, self.plan, self.chunk, self.problem.hidden
+        buffers, plan, chunk = self.buffers, self.plan, self.chunk
         lengths = chunk.lengths[:, n]
         T = int(lengths.max())
         if self.symbols is None:
-            plan.hx[:T, H:-1] = chunk.inputs[:, n, :T].transpose(1, 2, 0)
+            plan.hx[:T, plan.F : -1] = chunk.inputs[:, n, :T].transpose(1, 2, 0)
         if plan.over is not None:
             plan.over[:T] = np.arange(T)[:, None] >= lengths
             buffers.back.padding[:T, 0] = plan.over[:T]
@@ -313,7 +301,7 @@ class Lesson:
             more = np.ascontiguousarray(rows.transpose(1, 2, 0))
         weight = self.buffers.forward.transpose(0, 2, 1)
         products = Products(itertools.repeat(weight), self.buffers.products[start:stop], more)
-        self.plan.forward(self.plan.steps[start:stop], products, None)
+        self.plan.forward(self.plan.steps[start:stop], products)
 
     def _read(self, n: int, steps: Array, used: Array, block: int) -> tuple[Array, Array]:
         """The readout at some steps (K or 1, S), and their loss.
@@ -322,15 +310,16 @@ class Lesson:
         `block` steps at once, however many there are.
         """
         problem, chunk, hx, H = self.problem, self.chunk, self.plan.hx, self.problem.hidden
+        h = self.plan.state[problem.cell.state[0]]
         K, S = used.shape
         if steps.ndim == 1:
             steps = steps[:, None]
         at = steps, slice(None), self.every[:, None]
         whole = -(-S // block) * block
         seen = np.zeros((K, whole, self.readout.shape[2]), hx.dtype)
-        seen[:, :S, :H] = hx[at[0] + 1, :H, at[2]]
+        seen[:, :S, :H] = h[at[0] + 1, :, at[2]]
         if seen.shape[2] > H + 1:
-            seen[:, :S, H:-1] = hx[at[0], H:-1, at[2]]
+            seen[:, :S, H:-1] = hx[at[0], self.plan.F : -1, at[2]]
         seen[:, :S, -1] = 1
         seen = seen.reshape(K, -1, block, seen.shape[2])
         net = np.matmul(seen, self.readout.transpose(0, 2, 1)[:, None])
@@ -367,17 +356,17 @@ class Lesson:
 
     def _learn(self, n: int, T: int, weights: Iterator[Array], of_readout: Array) -> None:
         """Walk back from step T - 1, and change the weights."""
-        plan, program, H = self.plan, self.program, self.problem.hidden
+        plan, program = self.plan, self.program
         buffers, back = self.buffers, self.buffers.back
         C, rows = buffers.length, back.rows
-        first = program.gates_at
-        hidden = program.cell.state[1:]
         starts = range((T - 1) // C * C, -1, -C)
-        for name in hidden:
-            rows[T - starts[0], program.row[name]] = 0
-        back.start[...] = 0
-        dh = back.start
-        units = {name: np.zeros((H, len(self.every)), rows.dtype) for name in plan.units}
+        for name in program.cell.state:
+            back.own[name][T - starts[0]] = 0
+        flowing = []
+        for name, d in zip(program.carried, back.start, strict=True):
+            d[...] = 0
+            flowing.append(plan.apart(d, name in program.cell.of_blocks))
+        units = {name: np.zeros(unit.shape, rows.dtype) for name, unit in plan.units.items()}
         for start in starts:
             stop = min(T, start + C)
             size = stop - start
@@ -385,25 +374,17 @@ class Lesson:
                 buffers.evaluate(start, stop, at=0)
             back.cotangent[:size] = buffers.cotangent[start:stop]
             products = Products(weights, buffers.back_products[size - 1 :: -1])
-            dh = back.loop(
-                buffers.back_steps(start, stop), products, dh, plan.dropped, *back.scratch
-            )
-            found = rows[:size, first : first + len(program.gate_rows)]
-            buffers.dz[:, start:stop] = found.reshape(size, buffers.rows, -1).transpose(2, 0, 1)
+            steps = buffers.back_steps(start, stop)
+            flowing = back.walk(plan, steps, slice(start, stop), flowing, products)
+            buffers.dz[:, start:stop] = rows[:size, back.gates].transpose(2, 0, 1)
             for name, total in units.items():
-                total += np.add.reduce(rows[:size, program.row[name]], 0)
+                total += np.add.reduce(back.own[name][:size], 0)
             if start:
-                plan.flush(dh)
-                for name in hidden:
-                    row = program.row[name]
-                    plan.flush(rows[0, row])
-                    rows[C, row] = rows[0, row]
-                    if name not in program.written and size < C:
-                        rows[size, row] = 0
+                back.hand_over(plan, size, flowing)
         self._update(n, T, units, of_readout)
 
     def _update(self, n: int, T: int, units: dict[str, Array], of_readout: Array) -> None:
-        buffers, H = self.buffers, self.problem.hidden
+        buffers, F = self.buffers, self.plan.F
         whole = -(-T // BLOCK) * BLOCK
         dz, seen = buffers.dz[:, :whole], buffers.seen[:, :whole]
         dz[:, T:] = 0
@@ -421,18 +402,16 @@ class Lesson:
             shown = np.broadcast_to(self.symbols[:, n, :T], (K, T))
             for t in range(T):
                 of_symbols[self.every, shown[:, t]] += dz[:, t]
-        for first, last, gate, kind in self.program.back_runs:
-            rows = slice(first * H, last * H)
-            theirs = slice(gate * H, (gate + last - first) * H)
+        for rows, theirs, of_biases, kind in self.plan.backward_runs:
             if kind != "x":
-                self._descend("weight_hh", theirs, total[:, rows, :H])
-                self._descend("bias_hh", theirs, total[:, rows, -1])
+                self._descend("weight_hh", theirs, total[:, rows, :F])
+                self._descend("bias_hh", of_biases, total[:, rows, -1])
             if kind != "h":
-                found = total[:, rows, H:-1]
+                found = total[:, rows, F:-1]
                 if of_symbols is not None:
                     found = of_symbols[:, :, rows].transpose(0, 2, 1)
                 self._descend("weight_ih", theirs, found)
-                self._descend("bias_ih", theirs, total[:, rows, -1])
+                self._descend("bias_ih", of_biases, total[:, rows, -1])
         for name, gradient in units.items():
             self._descend(name, slice(None), gradient.T)
         self._descend("readout_weight", slice(None), of_readout[:, :, :-1])

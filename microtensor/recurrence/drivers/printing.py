@@ -8,11 +8,19 @@ Three functions are printed. `forward` is a loop over the steps. `jacobian` eval
 Jacobian for a whole block of steps. `backward` is the loop that remains: it multiplies the Jacobian
 by what arrives at each value of the state, and carries the result to the step before by one
 product.
+
+Where nothing goes back through that product, in a truncated cell or one that feeds nothing, hardly
+anything remains of the loop: only what goes from one value of the state to the same one before.
+All else is evaluated for a whole block of steps, by `before` and `after`.
+
+Units that share a gate stand in an axis of their own, (blocks, units of one, batch), and what there
+is of each block once is (blocks, 1, batch), so that arithmetic needs no other statements. Buffers
+are of one or of the other kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from microtensor.recurrence import symbols
@@ -21,6 +29,7 @@ from microtensor.recurrence.symbols import Symbol
 
 _DEAR = {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "power"}
 _BY_NAME = {"maximum", "minimum"}  # of which a third positional argument is deprecated
+BUFFERS = ("t", "mask", "few_t", "few_mask")  # numbers and truths, of units and of blocks
 
 
 # ---------------------------------------------------------------------------------------------
@@ -30,28 +39,39 @@ _BY_NAME = {"maximum", "minimum"}  # of which a third positional argument is dep
 class Printer:
     """Expressions as statements, each of which writes into a buffer that exists."""
 
-    def __init__(self, places: dict[Symbol, str], constants: dict[tuple[float, bool], str]) -> None:
+    def __init__(
+        self,
+        places: dict[Symbol, str],
+        constants: dict[tuple[float, bool], str],
+        few: Callable[[Symbol], bool],
+    ) -> None:
         self.places = dict(places)  # where each value stands
         self.constants = constants
+        self.few = few  # whether there is one of it for each block
         self.lines: list[str] = []
-        self.buffers = 0  # how many of floats were needed at once
-        self.masks = 0  # and of booleans
+        self.buffers = dict.fromkeys(BUFFERS, 0)  # how many of each kind were needed at once
 
-    def print(self, targets: Sequence[tuple[str, Symbol]]) -> None:
-        """Statements that put each expression into its target, in as few buffers as possible."""
+    def print(self, targets: Sequence[tuple[str, Symbol, bool]]) -> None:
+        """Statements that put each expression into its target, in as few buffers as possible.
+
+        Targets come with the truth of whether they have place for one of it for each block only.
+        """
         wanted: dict[Symbol, str] = {}
         copies = []
-        for target, value in targets:
-            if value in wanted or value in self.places or value.op == "constant":
+        for target, value, few in targets:
+            known = value in wanted or value in self.places or value.op == "constant"
+            if known or few != self.few(value):
                 copies.append((target, value))
             else:
                 wanted[value] = target
-        order = [part for part in self._needed(wanted) if part not in self.places]
+        computed = [value for _, value in copies if value not in wanted]
+        order = [part for part in self._needed([*wanted, *computed]) if part not in self.places]
         last = {}
         for i, part in enumerate(order):
             for argument in part.args:
                 last[argument] = i
-        free: dict[bool, list[str]] = {False: [], True: []}
+        last.update(dict.fromkeys(computed, len(order)))
+        free: dict[str, list[str]] = {kind: [] for kind in BUFFERS}
         held: dict[Symbol, str] = {}
         for i, part in enumerate(order):
             arguments = [self._place(argument) for argument in part.args]
@@ -65,9 +85,10 @@ class Printer:
                 out = held[part] = self._buffer(part, free)
             if not overwrites:
                 self._release(released, held, free)
-            if part.op in ("maximum", "minimum", "clip"):
+            whole = not self.few(part)
+            if part.op in ("maximum", "minimum", "clip") and whole:
                 arguments = [self._bound(*pair) for pair in zip(part.args, arguments, strict=True)]
-            self._statement(part.op, arguments, out)
+            self._statement(part.op, arguments, out, whole)
             self.places[part] = out
         for target, value in copies:
             self.lines.append(f"{target}[...] = {self._place(value)}")
@@ -89,17 +110,15 @@ class Printer:
     @staticmethod
     def _release(released: list[Symbol], held: Any, free: Any) -> None:
         for argument in released:
-            free[held[argument].startswith("mask")].append(held.pop(argument))
+            name = held.pop(argument)
+            free[name.rstrip("0123456789")].append(name)
 
-    def _buffer(self, part: Symbol, free: dict[bool, list[str]]) -> str:
-        mask = part.dtype == symbols.TRUTH
-        if free[mask]:
-            return free[mask].pop()
-        if mask:
-            self.masks += 1
-            return f"mask{self.masks - 1}"
-        self.buffers += 1
-        return f"t{self.buffers - 1}"
+    def _buffer(self, part: Symbol, free: dict[str, list[str]]) -> str:
+        kind = ("few_" if self.few(part) else "") + ("mask" if part.dtype == symbols.TRUTH else "t")
+        if free[kind]:
+            return free[kind].pop()
+        self.buffers[kind] += 1
+        return f"{kind}{self.buffers[kind] - 1}"
 
     def _place(self, value: Symbol) -> str:
         if value.op == "constant":
@@ -115,7 +134,7 @@ class Printer:
         constant = value.op == "constant"
         return self.constant(value.args[0], full=True) if constant else place
 
-    def _statement(self, op: str, arguments: list[str], out: str) -> None:
+    def _statement(self, op: str, arguments: list[str], out: str, whole: bool) -> None:
         write = self.lines.append
         if op == "sigmoid":
             half = self.constant(0.5)
@@ -124,7 +143,7 @@ class Printer:
             write(f"multiply({out}, {half}, {out})")
             write(f"add({out}, {half}, {out})")
         elif op == "relu":
-            write(f"maximum({arguments[0]}, {self.constant(0.0, full=True)}, out={out})")
+            write(f"maximum({arguments[0]}, {self.constant(0.0, full=whole)}, out={out})")
         elif op == "clip":
             write(f"maximum({arguments[0]}, {arguments[1]}, out={out})")
             write(f"minimum({out}, {arguments[2]}, out={out})")
@@ -140,12 +159,47 @@ class Printer:
 
 
 class View(NamedTuple):
-    """A piece of a buffer: which buffer, which rows of it, and whether of the step after."""
+    """A piece of a buffer: which buffer, whose rows of it, and whether of the step after."""
 
     buffer: str  # "gates", "values", "state", "unit"
-    row: Any
-    rows: int = 1
+    name: str
     later: bool = False
+
+
+class Statement(NamedTuple):
+    """A statement of the loop backward."""
+
+    call: str
+    arguments: tuple[str, ...]
+    out: str
+
+    def __str__(self) -> str:
+        if self.call == "copy":
+            return f"{self.out}[...] = {self.arguments[0]}"
+        if self.call == "name":
+            return f"{self.out} = {self.arguments[0]}"
+        if self.call == "sum":  # over the units of each block
+            return f"sum({self.arguments[0]}, -2, None, {self.out}, True)"
+        return f"{self.call}({', '.join([*self.arguments, self.out])})"
+
+
+class Run(NamedTuple):
+    """Gates whose rows stand side by side, in our order and in that of the weights."""
+
+    names: tuple[str, ...]
+    gates: tuple[str, ...]
+    kind: str
+    biased: bool
+
+
+class Loop(NamedTuple):
+    """The loop backward: what it does in each step, and before and after, for all at once."""
+
+    before: list[Statement]
+    inside: list[Statement]
+    after: list[Statement]
+    views: dict[str, tuple[Any, ...]]  # what each variable is
+    buffers: dict[str, bool]  # those of one step, and whether they are of blocks
 
 
 class Program:
@@ -158,14 +212,15 @@ class Program:
     """
 
     def __init__(self, cell: Any) -> None:
-        if not cell.plain:
-            raise symbols.UnknownOperation("blocks, other feeds and truncation are not printed yet")
         self.cell = cell
         d = self.derivation = Derivation(cell)
         self.constants: dict[tuple[float, bool], str] = {}
         self.names = {name: name if name.isascii() else f"u{i}" for i, name in enumerate(d.inputs)}
         for name in self.names:  # no name of a cell is mistaken for one of ours
             self.names[name] = f"{self.names[name]}_"
+        self._few: dict[Symbol, bool] = {}
+        # What is fed, and goes back through the product: the values with a variable in the loop.
+        self.carried: tuple[str, ...] = () if cell.truncated else cell.fed
         self._arrange_gates()
         self._print_step()
         self._arrange_backward()
@@ -174,19 +229,40 @@ class Program:
         self.runs = self._runs_of(self.gate_order)
         self.back_runs = self._runs_of(self.gate_rows)
 
-    def _runs_of(self, rows: Sequence[str]) -> list[tuple[int, int, int, str]]:
-        """Rows that lie side by side in the weights too: (first, last + 1, first gate, kind).
+    def few(self, value: Symbol) -> bool:
+        """Whether there is one of an expression for each block: its inputs are all such."""
+        found = self._few.get(value)
+        if found is None:
+            if value.op == "input":
+                name = value.args[0]
+                found = (name[0] if isinstance(name, tuple) else name) in self.cell.of_blocks
+            else:
+                inner = [a for a in value.args if isinstance(a, Symbol) and a.op != "constant"]
+                found = bool(inner) and all(map(self.few, inner))
+            self._few[value] = found
+        return found
+
+    def _runs_of(self, rows: Sequence[str]) -> list[Run]:
+        """Rows of products that lie side by side in the weights too.
 
         The kind is "x" or "h" for the parts of a gate apart, which meet one product only.
         """
-        runs: list[tuple[int, int, int, str]] = []
-        for row, name in enumerate(rows):
-            kind = "" if name in self.cell.gates else name[-1]
-            gate = self.cell.gates.index(name[:-2] if kind else name)
-            if runs and runs[-1][3] == kind and runs[-1][2] + row - runs[-1][0] == gate:
-                runs[-1] = (runs[-1][0], row + 1, *runs[-1][2:])
+        runs: list[Run] = []
+        gates = self.cell.gates
+        for name in rows:
+            kind = "" if name in gates else name[-1]
+            gate = name[:-2] if kind else name
+            biased = gate in self.cell.biased
+            if (
+                runs
+                and runs[-1][2:] == (kind, biased)
+                and gates.index(runs[-1].gates[-1]) + 1 == gates.index(gate)
+            ):
+                runs[-1] = runs[-1]._replace(
+                    names=(*runs[-1].names, name), gates=(*runs[-1].gates, gate)
+                )
             else:
-                runs.append((row, row + 1, gate, kind))
+                runs.append(Run((name,), (gate,), kind, biased))
         return runs
 
     # -- forward
@@ -208,7 +284,7 @@ class Program:
             symbol = d.inputs[name]
             only = users.get(symbol, set())
             kind = next(iter(only)).op if len(only) == 1 and symbol not in whole else ""
-            if kind in ("tanh", "sigmoid") and not only & new:
+            if kind == "sigmoid" or (kind == "tanh" and not only & new):
                 self.activated[next(iter(only))] = name
                 groups[kind].append(name)
             else:
@@ -218,7 +294,6 @@ class Program:
 
     def _print_step(self) -> None:
         d = self.derivation
-        rows = {name: i for i, name in enumerate(self.gate_order)}
         self.views: dict[str, View] = {}  # by the variable's name in the source
         places: dict[Symbol, str] = {}
 
@@ -227,13 +302,19 @@ class Program:
             self.views[name] = view
 
         for name in d.products:
-            place(d.inputs[name], self.names[name], View("gates", rows[name]))
+            place(d.inputs[name], self.names[name], View("gates", name))
         for value, name in self.activated.items():
-            place(value, self.names[name], View("gates", rows[name]))
+            place(value, self.names[name], View("gates", name))
         for name in self.cell.per_unit:
             place(d.inputs[name], self.names[name], View("unit", name))
         for name in self.cell.state:
             place(d.inputs[name], self.names[name], View("state", name))
+        # Where a new value of the state can be read as an operand: where it has its own width.
+        kept = {}
+        for name, value in d.new.items():
+            fits = self.few(value) == (name in self.cell.of_blocks)
+            if fits and value.op not in ("input", "constant"):
+                kept[value] = f"{self.names[name]}new"
         # What the Jacobian asks for and is dear to compute is kept; the rest it computes again.
         stored: dict[Symbol, str] = {}
         self.reads: set[str] = set()  # variables that the Jacobian reads
@@ -241,7 +322,7 @@ class Program:
         def visit(value: Symbol) -> None:
             if value.op == "constant":
                 return
-            if value in d.new.values() and value.op != "input":
+            if value in kept:
                 return
             if value in places:
                 self.reads.add(places[value])
@@ -253,32 +334,24 @@ class Program:
 
         for entry in d.jacobian.values():
             visit(entry)
-        self.stored = list(stored)
+        self.stored = {name: self.few(value) for value, name in stored.items()}
         targets = []
         for value, name in stored.items():
-            self.views[name] = View("values", len(self.views_of("values")))
-            targets.append((name, value))
+            self.views[name] = View("values", name)
+            targets.append((name, value, self.few(value)))
         for name, value in d.new.items():
             variable = f"{self.names[name]}new"
             self.views[variable] = View("state", name, later=True)
-            targets.append((variable, value))
-        printer = Printer(places, self.constants)
+            targets.append((variable, value, name in self.cell.of_blocks))
+        printer = Printer(places, self.constants, self.few)
         if self.sigmoid_rows:
             printer.constant(0.5)
         printer.print(targets)
-        self.step_lines, self.step_buffers = printer.lines, printer.buffers
-        self.step_masks = printer.masks
-        self.places = places | stored
-        for name, value in d.new.items():
-            if value not in self.places and value.op not in ("input", "constant"):
-                self.places[value] = f"{self.names[name]}new"
+        self.step_lines, self.step_buffers = printer.lines, names_of(printer.buffers)
+        self.places = places | stored | kept
         keeps_gates = any(self.views[name].buffer == "gates" for name in self.reads)
         self.keeps_gates = keeps_gates
         self.step_views = [name for name, view in self.views.items() if view.buffer != "unit"]
-
-    def views_of(self, buffer: str) -> list[View]:
-        """The views into one of the buffers."""
-        return [view for view in self.views.values() if view.buffer == buffer]
 
     def forward_of(self, masked: bool, padded: bool) -> str:
         """The loop forward over all steps."""
@@ -288,7 +361,6 @@ class Program:
         names += [self.names[n] for n in self.cell.state if padded]
         self_names = list(dict.fromkeys(names))
         unpack = ["hx", "z", "zt", "zs", *self_names]
-        h = f"{self.names[self.cell.state[0]]}new"
         lines.append("product(hx, z)")
         if self.tanh_rows or self.sigmoid_rows:
             lines.append("tanh(zt, zt)")
@@ -301,13 +373,14 @@ class Program:
                 f"copyto({self.names[n]}new, {self.names[n]}, where=over)" for n in self.cell.state
             ]
         if masked:
-            unpack.append("seen")
-            lines.append(f"multiply({h}, dropped, seen)")
+            for i, name in enumerate(self.cell.fed):
+                unpack.append(f"seen{i}")
+                lines.append(f"multiply({self.names[name]}new, dropped{i}, seen{i})")
         if padded:
             unpack.append("over")
         text = f"    for {', '.join(unpack)} in steps:\n"
         text += "".join([f"        {line}\n" for line in lines])
-        return f"def forward(steps, product, dropped):\n{text}"
+        return f"def forward(steps, product):\n{text}"
 
     def forward_names(self, masked: bool, padded: bool) -> list[str]:
         """The variables of a step, in the order in which the source unpacks them."""
@@ -353,7 +426,7 @@ class Program:
         at = max([rows.index(name) for name in rows if name in gates], default=-1) + 1
         rows[at:at] = silent
         # A value that nothing is computed from still has a row: its own cotangent arrives there.
-        rows += [name for name in self.cell.state if name not in rows]
+        rows += [name for name in others if name not in rows]
         self.rows = rows
         self.row = {name: i for i, name in enumerate(rows)}
         self.written = {name for name in rows if sources[name]}
@@ -364,8 +437,6 @@ class Program:
         self.sources = sources
         self.entries: list[tuple[tuple[str, Any], int]] = []  # an entry of the Jacobian, its row
         extra = len(rows)
-        self.loop: list[str] = []
-        self.loop_views: dict[str, tuple[str, Any]] = {}
         position: dict[tuple[str, Any], int] = {}
         for value in d.order:
             for name in [name for name in rows if (value, name) in d.jacobian]:
@@ -378,109 +449,164 @@ class Program:
                 if (value, (name,)) in d.jacobian:
                     position[value, (name,)] = extra
                     extra += 1
-        self.position, self.jacobian_rows = position, extra
+        self.position = position
+        of_blocks = {row for (value, _), row in position.items() if value in self.cell.of_blocks}
+        self.jacobian_rows = [row in of_blocks for row in range(extra)]  # whether of blocks
 
     def _print_jacobian(self) -> None:
         d = self.derivation
-        printer = Printer(self.places, self.constants)
-        targets = [(f"j{self.position[key]}", entry) for key, entry in d.jacobian.items()]
+        printer = Printer(self.places, self.constants, self.few)
+        targets = [
+            (f"j{self.position[key]}", entry, key[0] in self.cell.of_blocks)
+            for key, entry in d.jacobian.items()
+        ]
         # The simple ones first: entries are computed from one another where they can be.
         targets.sort(key=lambda pair: len(parts([pair[1]])))
         printer.print(targets)
         self.jacobian_lines = printer.lines
-        self.jacobian_buffers, self.jacobian_masks = printer.buffers, printer.masks
+        self.jacobian_buffers = names_of(printer.buffers)
         used = " ".join(printer.lines)
         for sign in "(),[]=":
             used = used.replace(sign, " ")
         self.jacobian_names = sorted(set(used.split()) & {*self.views, *self._targets()})
 
     def _targets(self) -> list[str]:
-        return [f"j{i}" for i in range(self.jacobian_rows)]
+        return [f"j{i}" for i in range(len(self.jacobian_rows))]
 
     def jacobian_source(self) -> str:
         """The Jacobian of a block of steps."""
-        names = [*self.jacobian_names]
-        buffers = [f"t{i}" for i in range(self.jacobian_buffers)]
-        masks = [f"mask{i}" for i in range(self.jacobian_masks)]
+        names = [*self.jacobian_names, *self.jacobian_buffers]
         lines = "".join([f"    {line}\n" for line in self.jacobian_lines])
-        return f"def jacobian({', '.join([*names, *buffers, *masks])}):\n{lines or '    pass'}"
+        return f"def jacobian({', '.join(names)}):\n{lines or '    pass'}"
 
-    def loop_of(self, output: bool, masked: bool, padded: bool) -> tuple[list[str], list[Any]]:
-        """The statements of a step backward, and the views that they need, by what they are."""
-        d = self.derivation
-        lines: list[str] = []
-        views: dict[str, Any] = {}
-        h = self.cell.state[0]
+    def loop_of(self, output: bool, masked: bool, padded: bool, blocks: bool) -> Loop:
+        """The statements of a step backward, and what they need.
+
+        `output`: whether a cotangent of the outputs arrives; `blocks`: whether units share gates.
+        """
+        d, carried = self.derivation, self.carried
+        of_blocks = self.cell.of_blocks if blocks else frozenset()
+        statements: list[Statement] = []
+        views: dict[str, tuple[Any, ...]] = {}
+        buffers: dict[str, bool] = {}
+
+        def write(call: str, *arguments: str) -> None:
+            statements.append(Statement(call, arguments[:-1], arguments[-1]))
 
         def view(*what: Any) -> str:
             name = "_".join([str(part) for part in what])
             views[name] = what
             return name
 
+        def row(name: str, *later: str) -> str:
+            return view("D", self.row[name], self.row[name] + 1, *later)
+
+        def buffer(name: str, of: str) -> str:
+            buffers[name] = of in of_blocks
+            return name
+
+        def part(of: str) -> str:
+            """A buffer for a moment; those of a whole block of steps are not used twice."""
+            name = "few_part" if of in of_blocks else "part"
+            return buffer(name if carried else f"part{len(buffers)}", of)
+
+        def share(entry: str, value: str, name: str) -> str:
+            """What of a value's cotangent goes to `name`."""
+            found = part(value)
+            write("multiply", entry, arrives[value], found)
+            if name in of_blocks and value not in of_blocks:
+                found, every = part(name), found
+                write("sum", every, found)
+            return found
+
         arrives: dict[str, str] = {}
         for value in d.order:
-            if value == h:
-                arrives[value] = "dh"
-                if output:
-                    lines.append(f"add(dh, {view('g')}, total)")
-                    arrives[value] = "total"
-            else:
-                arrives[value] = view("D", self.row[value], self.row[value] + 1, "next")
+            arrives[value] = f"d{self.names[value]}" if value in carried else row(value, "next")
+            if value == self.cell.state[0] and output:
+                write("add", arrives[value], view("g"), buffer("total", value))
+                arrives[value] = "total"
         if padded:
             for i, value in enumerate(d.order):
-                lines.append(f"multiply({arrives[value]}, {view('over')}, keep{i})")
-                lines.append(f"multiply({arrives[value]}, {view('valid')}, own{i})")
+                write("multiply", arrives[value], view("over"), buffer(f"keep{i}", value))
+                write("multiply", arrives[value], view("valid"), buffer(f"own{i}", value))
                 arrives[value] = f"own{i}"
         for i, value in enumerate(d.order):
             for other in d.order:
                 if (other, (value,)) in d.jacobian:
                     p = self.position[other, (value,)]
-                    entry = view("J", p, p + 1)
-                    lines.append(f"multiply({entry}, {arrives[other]}, part)")
-                    lines.append(f"add({arrives[value]}, part, sum{i})")
+                    found = share(view("J", p, p + 1), other, value)
+                    write("add", arrives[value], found, buffer(f"sum{i}", value))
                     arrives[value] = f"sum{i}"
-            for a, b in _runs([self.row[n] for n in self.rows if self.sources[n][:1] == [value]]):
+            own = [name for name in self.rows if self.sources[name][:1] == [value]]
+            shared = [name for name in own if name in of_blocks and value not in of_blocks]
+            for a, b in _runs([self.row[name] for name in own if name not in shared]):
                 # For one or two rows, calls without broadcasting are faster.
-                for k, m in [(a, b)] if b - a > 2 else [(k, k + 1) for k in range(a, b)]:
-                    entry, row = view("J", k, m), view("D", k, m)
-                    lines.append(f"multiply({entry}, {arrives[value]}, {row})")
+                together = b - a > 2 and bool(carried)
+                for k, m in [(a, b)] if together else [(k, k + 1) for k in range(a, b)]:
+                    write("multiply", view("J", k, m), arrives[value], view("D", k, m))
+            for name in shared:
+                p, found = self.row[name], part(value)
+                write("multiply", view("J", p, p + 1), arrives[value], found)
+                write("sum", found, row(name))
             for name in self.rows:
                 if (value, name) in d.jacobian and self.sources[name][0] != value:
-                    p, r = self.position[value, name], self.row[name]
-                    lines.append(f"multiply({view('J', p, p + 1)}, {arrives[value]}, part)")
-                    row = view("D", r, r + 1)
-                    lines.append(f"add({row}, part, {row})")
-        lines.append(f"product({view('dz')}, {view('dhx')})")
-        lines.append(f"dh = {view('dh')}")
-        if masked:
-            lines.append("multiply(dh, dropped, dh)")
-        if h in self.written:
-            lines.append(f"add(dh, {view('D', self.row[h], self.row[h] + 1)}, dh)")
-        if padded:
-            for i, value in enumerate(d.order):
-                if value == h:
-                    lines.append(f"add(dh, keep{i}, dh)")
+                    p = self.position[value, name]
+                    found = share(view("J", p, p + 1), value, name)
+                    write("add", row(name), found, row(name))
+        if carried:
+            write("product", view("dz"), view("dhx"))
+        for i, value in enumerate(d.order):
+            if value in carried:
+                at, into = carried.index(value), f"d{self.names[value]}"
+                write("name", view("fed", at), into)
+                if masked:
+                    write("multiply", into, f"dropped{at}", into)
+                if value in self.written:
+                    write("add", into, row(value), into)
+                if padded:
+                    write("add", into, f"keep{i}", into)
+            elif padded:
+                if value in self.written:
+                    write("add", row(value), f"keep{i}", row(value))
                 else:
-                    row = view("D", self.row[value], self.row[value] + 1)
-                    if value in self.written:
-                        lines.append(f"add({row}, keep{i}, {row})")
-                    else:
-                        lines.append(f"{row}[...] = keep{i}")
-        return lines, list(views.items())
+                    write("copy", f"keep{i}", row(value))
+        if carried:
+            return Loop([], statements, [], views, buffers)
+        recurring = [value for value in d.order if padded or value in self.written]
+        parted = _parted(
+            statements,
+            {row(value, "next") for value in recurring},
+            {row(value) for value in recurring},
+        )
+        return Loop(*parted, views, buffers)
 
-    def backward_source(self, output: bool, masked: bool, padded: bool) -> str:
-        """The loop backward over the steps of a block."""
-        lines, views = self.loop_of(output, masked, padded)
-        names = [f"v_{name}" if name == "dh" else name for name, _ in views]
-        lines = [line.replace("dh = dh", "dh = v_dh") for line in lines]
-        count = len(self.derivation.order)
-        buffers = ["part", "total", *[f"sum{i}" for i in range(count)]]
-        if padded:
-            buffers += [f"{kind}{i}" for kind in ("keep", "own") for i in range(count)]
-        text = f"def backward(steps, product, dh, dropped, {', '.join(buffers)}):\n"
-        text += f"    for {', '.join(names)}, in steps:\n"
-        text += "".join([f"        {line}\n" for line in lines])
-        return text + "    return dh\n"
+    def loop_source(self, output: bool, masked: bool, padded: bool, blocks: bool) -> str:
+        """The loop backward over the steps of a block, as `backward`."""
+        loop = self.loop_of(output, masked, padded, blocks)
+        carried = [f"d{self.names[value]}" for value in self.carried]
+        heads = ["steps", "product", *carried, *loop.buffers] if carried else ["steps"]
+        names = used(loop.inside, self.loop_variables(loop))
+        text = f"def backward({', '.join(heads)}):\n"
+        if loop.inside:
+            text += f"    for {', '.join(names)}, in steps:\n"
+            text += "".join([f"        {line}\n" for line in loop.inside])
+        return text + f"    return {', '.join([*carried, ''])[:-1] or '()'}\n"
+
+    def block_source(
+        self, name: str, output: bool, masked: bool, padded: bool, blocks: bool
+    ) -> str:
+        """What is done for all steps of a block at once: `before` or `after` the loop."""
+        loop = self.loop_of(output, masked, padded, blocks)
+        statements = loop.before if name == "before" else loop.after
+        names = used(statements, self.loop_variables(loop))
+        lines = "".join([f"    {line}\n" for line in statements])
+        return f"def {name}({', '.join(names)}):\n{lines or '    pass'}"
+
+    def loop_variables(self, loop: Loop) -> dict[str, tuple[Any, ...]]:
+        """What the variables of the loop are: views, and buffers where they last a whole block."""
+        if self.carried:
+            return loop.views
+        return loop.views | {name: ("part", name) for name in loop.buffers}
 
     def source(self) -> str:
         """What is run, to be read."""
@@ -498,11 +624,11 @@ class Program:
             about += [f"# {text}: {', '.join(names)}"] if names else []
         about += ["# j0, ...: the Jacobian, of " + ", ".join(self._entry_names())]
         about += [f"# rows of D: {', '.join(self.rows)}"]
-        sources = (
-            self.forward_of(False, False),
-            self.jacobian_source(),
-            self.backward_source(True, False, False),
-        )
+        way = (True, False, False, bool(self.cell.per_block))
+        sources = [self.forward_of(False, False), self.jacobian_source(), self.loop_source(*way)]
+        if not self.carried:
+            sources[2:2] = [self.block_source("before", *way)]
+            sources.append(self.block_source("after", *way))
         return "\n".join(about) + "\n\n" + "\n\n".join([text.rstrip() for text in sources]) + "\n"
 
     def _entry_names(self) -> list[str]:
@@ -520,6 +646,44 @@ class Program:
             self._compiled[source] = code
         exec(code, space)
         return space.pop(source.split("(")[0].removeprefix("def "))
+
+
+def names_of(buffers: dict[str, int]) -> dict[str, str]:
+    """The buffers that a printer needed, by name, and what kind each is."""
+    return {f"{kind}{i}": kind for kind, count in buffers.items() for i in range(count)}
+
+
+def used(statements: Iterable[Statement], among: Iterable[str]) -> list[str]:
+    """Which variables appear in statements, in the order of `among`."""
+    found = {name for s in statements for name in (*s.arguments, s.out)}
+    return [name for name in among if name in found]
+
+
+def _parted(
+    statements: list[Statement], given: set[str], wanted: set[str]
+) -> tuple[list[Statement], list[Statement], list[Statement]]:
+    """What can be done before the loop, what must be done in it, and what can be done after.
+
+    The loop is what depends on `given`, values of the step after, and is needed for `wanted`, those
+    that go on to the step before.
+    """
+    late = set(given)
+    before, rest = [], []
+    for statement in statements:
+        if late.intersection((*statement.arguments, statement.out)):
+            late.add(statement.out)
+            rest.append(statement)
+        else:
+            before.append(statement)
+    needed = set(wanted)
+    inside, after = [], []
+    for statement in reversed(rest):
+        if statement.out in needed:
+            needed.update(statement.arguments)
+            inside.append(statement)
+        else:
+            after.append(statement)
+    return before, inside[::-1], after[::-1]
 
 
 def _runs(rows: list[int]) -> list[tuple[int, int]]:
