@@ -298,16 +298,16 @@ class Recurrent(Module):
         """The same for a cell: fused, or step by step."""
         assert isinstance(self.cell, Cell)
         operands = (x, *state, *weights.values())
-        fused = self.trials is None and _may_fuse(operands)
-        program = self.cell.program if fused else None
+        program = self.cell.program if _may_fuse(operands) else None
         recorded = modes.is_grad_enabled() and any(
             isinstance(operand, Tensor) and operand.requires_grad for operand in operands
         )
         valid = None if padding is None else padding.over_time()
         call = arrays.Call(
-            program, tuple(weights), time, reverse, mask, valid, recorded, self.block_size
+            *(program, tuple(weights), time, reverse, mask, valid, recorded),
+            *(self.block_size, self.trials),
         )
-        run = Run(self.cell, padding, call, self.trials)
+        run = Run(self.cell, padding, call)
         made: Any = in_steps if program is None else sequence
         return made(*operands, run=run)  # type: ignore[no-any-return]
 
@@ -630,7 +630,6 @@ class Run(NamedTuple):
     cell: Cell
     padding: Padding | None
     call: arrays.Call
-    trials: int | None = None  # K, if all arrays are those of a stack
 
 
 def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
@@ -640,7 +639,8 @@ def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
     that `run` names, all with a leading K in a stack. Returns the outputs, (T, B, H) or (B, T, H),
     and the last state.
     """
-    cell, call, size, trials = run.cell, run.call, run.call.block_size, run.trials
+    cell, call = run.cell, run.call
+    size, trials = call.block_size, call.trials
     x, state = operands[0], operands[1 : 1 + len(cell.state)]
     weights = dict(zip(call.names, operands[1 + len(cell.state) :], strict=True))
     if cell.biased != cell.gates:

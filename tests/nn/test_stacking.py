@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optim.test_optimizers import VARIANTS
 from recurrence.layers import EVERY, STEPS, as_state, build, build_cell, host, parts, spread
+from recurrence.test_fused import is_fused
 
 import microtensor as mt
 from microtensor import nn, optim
 from microtensor.nn.utils import clip_grad_norm_, clip_grad_value_
-from microtensor.recurrence import memory_cell, memory_cell_bptt
+from microtensor.recurrence import driver, memory_cell, memory_cell_bptt
+from microtensor.testing import check_grads
 
 # All different, so that no axis goes unnoticed.
 K, T, B, I, H, O = 3, 5, 2, 4, 7, 6
@@ -388,6 +390,68 @@ def test_recurrent_layers(kind, seed, options, padded, with_state):
     # Clipped, because a run that diverges magnifies the last bit too.
     batches = batches_of(draw, lambda: rng.normal(size=(*order, O)))
     assert_a_stack_trains_as_separate_runs(models, batches, clip=CLIPPERS["norm 2.0"])
+
+
+def run(layer, x, state, lengths, cotangents):
+    """Outputs, last states and all gradients."""
+    state = tuple(mt.tensor(value, requires_grad=True) for value in state)
+    x = mt.tensor(x, requires_grad=True)
+    output, final = layer(x, state if len(state) > 1 else state[0], lengths)
+    results = [output, *parts(final)]
+    wanted = [x, *state, *layer.parameters()]
+    total = sum((r * c).sum() for r, c in zip(results, cotangents, strict=False))
+    return [host(r) for r in results], [host(g) for g in mt.grad(total, wanted)]
+
+
+@fewer
+@given(
+    kind=st.sampled_from([kind for kind in EVERY if kind != "gru_before"]),
+    seed=seeds,
+    batch=st.integers(1, 3),
+    steps=st.sampled_from([1, 4, 70]),
+    reverse=st.booleans(),
+    padded=st.booleans(),
+    dropped=st.booleans(),
+    batch_first=st.booleans(),
+    finals=st.booleans(),
+)
+def test_fused_and_step_by_step(
+    kind, seed, batch, steps, reverse, padded, dropped, batch_first, finals
+):
+    """A stack's one operation against the loop; longer than what goes backward at once, too."""
+    rng = np.random.default_rng(seed)
+    options = {
+        "bidirectional": reverse,
+        "batch_first": batch_first,
+        "recurrent_dropout": 0.4 if dropped else 0.0,
+    }
+    generators = [mt.Generator(k) for k in range(K)]
+    stacked = nn.stack([build(kind, I, H, generator=g, **options) for g in generators])
+    shape = (batch, steps) if batch_first else (steps, batch)
+    x = rng.normal(size=(K, *shape, I))
+    state = [rng.normal(size=(K, 1 + reverse, batch, H)) for _ in stacked.cell.state]
+    lengths = rng.integers(1, steps + 1, (K, batch)) if padded else None
+    cotangents = [rng.normal(size=(K, *shape, H * (1 + reverse)))]
+    cotangents += [rng.normal(size=value.shape) for value in state] if finals else []
+    found = []
+    for name in ("arrays", "steps"):
+        for k, generator in enumerate(generators):
+            generator.manual_seed(k)
+        with driver(name):
+            found.append(run(stacked, x, state, lengths, cotangents))
+    for together, by_steps in zip(*found, strict=True):
+        for a, b in zip(together, by_steps, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10 * max(1, abs(b).max()))
+
+
+def test_a_stack_s_sequence_is_one_operation_with_derivatives_of_any_order(backend):
+    rng = np.random.default_rng(12)
+    with backend():
+        stacked = nn.stack([build("lstm", I, H) for _ in range(K)])
+    x = backend.tensor(rng.normal(size=(K, 2, B, I)))
+    check_grads(lambda x: stacked(x)[0], x, order=2 if backend.name == "numpy" else 1)
+    output, _ = stacked(x)
+    assert is_fused(output)
 
 
 @pytest.mark.parametrize("kind", [memory_cell, memory_cell_bptt], ids=lambda kind: kind.name)

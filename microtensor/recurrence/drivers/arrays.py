@@ -12,6 +12,9 @@ that what belongs to one gate at one step is one block of memory.
   at once, then the loop carries the cotangents through it. The gradients of all weights are one
   product for each block.
 
+In a stack of K trials (see `nn.stack`) their batches stand side by side, (time, feature, K * B):
+only the products, of which each trial has its own, know whose sequence is whose.
+
 A `Plan` is the buffers for one set of sizes, and views into them. It belongs to one graph, by a
 `Lease`, and waits for the next call of the same sizes when that graph goes. Nothing of it is ever
 handed to the user. The direction matters only here: a reversed layer reads the flipped sequence.
@@ -36,12 +39,13 @@ class Call(NamedTuple):
 
     program: Any  # a Program; None where the cell runs step by step
     names: tuple[str, ...]  # of the weights, as they come behind the input and the states
-    time: int  # the input's time axis, 0 or 1
+    time: int  # the input's time axis, 0 or 1; in a stack 1 or 2
     reverse: bool
     mask: Array | None  # (B, F), on what is fed before its product
     valid: Array | None  # bool, which steps of which sequences there are: (T, B)
     recorded: bool  # whether a backward pass may come
     block_size: int = 1  # how many units share a gate that the cell has per block
+    trials: int | None = None  # K, if every array has them as its first axis
 
 
 class Sizes(NamedTuple):
@@ -51,7 +55,7 @@ class Sizes(NamedTuple):
     xp: Any
     dtype: Any
     steps: int
-    batch: int
+    batch: int  # in a stack of all trials together
     inputs: int
     hidden: int
     block_size: int
@@ -59,6 +63,7 @@ class Sizes(NamedTuple):
     masked: bool
     padded: bool
     recorded: bool
+    trials: int | None = None
 
 
 class Lease:
@@ -129,11 +134,13 @@ class Plan:
             else:
                 length = T + 1 if sizes.recorded or name == cell.state[0] else 2
                 self.state[name] = xp.zeros((length, cell.width(name, H, S), B), dtype)
-        self.units = {name: xp.empty((H, 1), dtype) for name in cell.per_unit}
+        trials = sizes.trials
+        width = 1 if trials is None else B
+        self.units = {name: xp.empty((H, width), dtype) for name in cell.per_unit}
         dropped: Any = xp.empty((F, B), dtype) if sizes.masked else None
         self.dropped = dropped
         self.over: Any = xp.empty((T, B), bool) if sizes.padded else None
-        self.weight = xp.zeros((rows, self.features), dtype)
+        self.weight = xp.zeros(self.each((rows, self.features)), dtype)
         self.space: dict[str, Any] = {name: getattr(xp, name) for name in OPERATIONS}
         self.space["sum"] = xp.add.reduce
         for (value, full), name in program.constants.items():
@@ -157,6 +164,26 @@ class Plan:
         self._back: dict[Any, Back] = {}
         arrays = [self.hx, self.gates, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
+
+    def each(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what every trial has of its own."""
+        return shape if self.sizes.trials is None else (self.sizes.trials, *shape)
+
+    def split(self, rows: Array) -> Array:
+        """(..., B) with the batches of the trials apart, in a stack: (..., K, B / K), a view."""
+        K = self.sizes.trials
+        return rows if K is None else rows.reshape(*rows.shape[:-1], K, rows.shape[-1] // K)
+
+    def factor(self, rows: Array) -> Array:
+        """(..., rows, B) as a product takes it: in a stack (..., K, rows, B / K), a view."""
+        return rows if self.sizes.trials is None else self.split(rows).swapaxes(-2, -3)
+
+    def product(self, weight: Array) -> Any:
+        """What multiplies by a weight, of each trial its own: (factor, where the result goes)."""
+        if self.sizes.trials is None:
+            return weight.dot
+        matmul = self.xp.matmul
+        return lambda rows, out: matmul(weight, rows, out=out)
 
     def shape(self, few: bool) -> tuple[int, ...]:
         """Of the numbers of one step, one for each unit, or `few`, one for each block."""
@@ -183,9 +210,9 @@ class Plan:
         program, of_blocks = self.program, self.program.cell.of_blocks
         z = self.gates[t % len(self.gates)]
         if name == "hx":
-            return self.hx[t]
+            return self.factor(self.hx[t])
         if name == "z":
-            return z
+            return self.factor(z)
         if name in ("zt", "zs"):
             return z[: self.halved.stop] if name == "zt" else z[self.halved]
         if name.startswith("seen"):
@@ -256,8 +283,21 @@ class Plan:
 
     def load(self, weights: dict[str, Array]) -> None:
         """Put the weights into one matrix beside [h; x; 1], rows of sigmoids halved."""
+        K = self.sizes.trials
+        if K is None:
+            self._load(self.weight, weights)
+        for k in range(K or 0):
+            self._load(self.weight[k], {name: weight[k] for name, weight in weights.items()})
+        for name, unit in self.units.items():
+            if K is None:
+                unit[:, 0] = weights[name]
+            else:
+                unit.reshape(len(unit), K, -1)[...] = weights[name].T[:, :, None]
+
+    def _load(self, weight: Array, weights: dict[str, Array]) -> None:
+        """The same for one trial."""
         _, xp, _, _, _, I, *_ = self.sizes
-        weight, program, F = self.weight, self.program, self.F
+        program, F = self.program, self.F
         w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
         b_ih, b_hh = weights.get("bias_ih"), weights.get("bias_hh")
         for rows, theirs, of_biases, kind in self.forward_runs:
@@ -273,8 +313,6 @@ class Plan:
         if program.sigmoid_rows:
             halved = weight[self.halved]
             xp.multiply(halved, self.space[program.constants[0.5, False]], out=halved)
-        for name, unit in self.units.items():
-            unit[:, 0] = weights[name]
 
 
 OPERATIONS = (
@@ -290,7 +328,7 @@ class Back:
 
     def __init__(self, plan: Plan, output: bool, inputs: bool, length: int | None = None) -> None:
         program, sizes, xp = plan.program, plan.sizes, plan.xp
-        _, _, dtype, T, B, I, H, S, _, masked, padded, _ = sizes
+        _, _, dtype, T, B, I, H, S, _, masked, padded, *_ = sizes
         cell, of_blocks = program.cell, program.cell.of_blocks
         way = (output, masked, padded, S > 1)
         loop = program.loop_of(*way)
@@ -324,7 +362,7 @@ class Back:
         self.columns = self._columns(plan)
         self.F = plan.F if program.carried else 0
         height = self.F + I if inputs else self.F
-        self.weight = xp.zeros((height, self.high - self.low), dtype)
+        self.weight = xp.zeros(plan.each((height, self.high - self.low)), dtype)
         self.dhx = xp.empty((C, height, B), dtype)
         self.valid: Any = xp.empty((T, 1, B), dtype) if padded else None
         self.padding: Any = xp.empty((T, 1, B), dtype) if padded else None
@@ -368,9 +406,9 @@ class Back:
             elif kind == "part":
                 found.append(self.scratch[at[0]][k])
             elif kind == "dz":
-                found.append(self.rows[k, self.low : self.high])
+                found.append(plan.factor(self.rows[k, self.low : self.high]))
             elif kind == "dhx":
-                found.append(self.dhx[k])
+                found.append(plan.factor(self.dhx[k]))
             elif kind == "fed":
                 name = program.carried[at[0]]
                 found.append(plan.apart(self.dhx[k, plan.fed[at[0]]], name in of_blocks))
@@ -456,9 +494,9 @@ class Back:
         w_ih, w_hh, F = weights["weight_ih"], weights["weight_hh"], self.F
         for columns, theirs, kind in self.columns:
             if kind != "x" and F:
-                self.weight[:F, columns] = w_hh[theirs].T
+                self.weight[..., :F, columns] = w_hh[..., theirs, :].swapaxes(-1, -2)
             if self.inputs and kind != "h":
-                self.weight[F:, columns] = w_ih[theirs].T
+                self.weight[..., F:, columns] = w_ih[..., theirs, :].swapaxes(-1, -2)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -466,14 +504,38 @@ class Back:
 
 
 def _inside(value: Array, time: int, reverse: bool) -> Array:
-    """The user's (T, B, ·) or (B, T, ·) as (T, ·, B) in the order of processing: a view."""
-    value = value.transpose((0, 2, 1) if time == 0 else (1, 2, 0))
+    """The user's (T, B, ·) or (B, T, ·) as (T, ·, B) in the order of processing: a view.
+
+    In a stack (K, T, B, ·) or (K, B, T, ·) as (T, ·, K, B).
+    """
+    if value.ndim == 4:
+        value = value.transpose((1, 3, 0, 2) if time == 1 else (2, 3, 0, 1))
+    else:
+        value = value.transpose((0, 2, 1) if time == 0 else (1, 2, 0))
     return value[::-1] if reverse else value
 
 
 def _outside(value: Array, time: int) -> Array:
-    """(T, ·, B) as the user's (T, B, ·) or (B, T, ·): a view."""
+    """(T, ·, B) as the user's (T, B, ·) or (B, T, ·), and likewise in a stack: a view."""
+    if value.ndim == 4:
+        return value.transpose((2, 0, 3, 1) if time == 1 else (2, 3, 0, 1))
     return value.transpose((0, 2, 1) if time == 0 else (2, 0, 1))
+
+
+def _first_last(value: Array) -> Array:
+    """(B, ·) as (·, B), or in a stack (K, B, ·) as (·, K, B): a view."""
+    return value.T if value.ndim == 2 else value.transpose(2, 0, 1)
+
+
+def _last_first(value: Array) -> Array:
+    """And back."""
+    return value.T if value.ndim == 2 else value.transpose(1, 2, 0)
+
+
+def _steps_first(valid: Array, reverse: bool) -> Array:
+    """(T, B), or in a stack (K, T, B) as (T, K, B), in the order of processing: a view."""
+    valid = valid if valid.ndim == 2 else valid.swapaxes(0, 1)
+    return valid[::-1] if reverse else valid
 
 
 def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array, ...], Lease]:
@@ -482,34 +544,35 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     count = len(program.cell.state)
     x, states = arrays[0], arrays[1 : 1 + count]
     weights = dict(zip(call.names, arrays[1 + count :], strict=True))
-    T, B = x.shape[call.time], x.shape[1 - call.time]
-    I, H = x.shape[2], states[0].shape[1]
+    T, I, H = x.shape[call.time], x.shape[-1], states[0].shape[-1]
+    B = x.size // (T * I)
     masked, padded = call.mask is not None, call.valid is not None
     ones = "bias_ih" in weights
     sizes = Sizes(
         *(program, xp, x.dtype, T, B, I, H, call.block_size),
-        *(ones, masked, padded, call.recorded),
+        *(ones, masked, padded, call.recorded, call.trials),
     )
     lease = take(program, sizes)
     plan = lease.plan
     plan.load(weights)
     inputs = _inside(x, call.time, call.reverse)
     for t in range(0, T, PIECE):  # transposed in pieces that stay in the cache
-        plan.hx[t : min(T, t + PIECE), plan.F : plan.F + I] = inputs[t : t + PIECE]
+        piece = plan.split(plan.hx[t : min(T, t + PIECE), plan.F : plan.F + I])
+        piece[...] = inputs[t : t + PIECE]
     for name, value in zip(program.cell.state, states, strict=True):
-        plan.state[name][0] = value.T
+        plan.split(plan.state[name][0])[...] = _first_last(value)
     if call.mask is not None:
-        plan.dropped[...] = call.mask.T
+        plan.split(plan.dropped)[...] = _first_last(call.mask)
         for name, rows in zip(program.cell.fed, plan.fed, strict=True):
             xp.multiply(plan.state[name][0], plan.dropped[rows], out=plan.hx[0, rows])
     if call.valid is not None:
-        over = xp.logical_not(call.valid)
-        plan.over[...] = over[::-1] if call.reverse else over
-    plan.forward(plan.steps, plan.weight.dot)
+        plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
+    plan.forward(plan.steps, plan.product(plan.weight))
     outputs = xp.empty((T, H, B), x.dtype)
     outputs[...] = plan.state[program.cell.state[0]][1:][:: -1 if call.reverse else 1]
-    finals = [plan.state[name][T % len(plan.state[name])].T.copy() for name in program.cell.state]
-    return (_outside(outputs, call.time), *finals), lease
+    last = [plan.state[name][T % len(plan.state[name])] for name in program.cell.state]
+    finals = [_last_first(plan.split(value)).copy() for value in last]
+    return (_outside(plan.split(outputs), call.time), *finals), lease
 
 
 def backward(
@@ -524,15 +587,14 @@ def backward(
     back = plan.back(g[0] is not None, needs[0])
     back.load(weights)
     if call.valid is not None:
-        valid = call.valid[::-1] if call.reverse else call.valid
-        back.valid[...] = valid[:, None]
+        plan.split(back.valid[:, 0])[...] = _steps_first(call.valid, call.reverse)
         xp.subtract(1, back.valid, out=back.padding)
     C = back.length
     starts = range((T - 1) // C * C, -1, -C)
     carried = dict(zip(program.carried, back.start, strict=True))
     for name, c in zip(states, g[1:], strict=True):
         target = carried[name] if name in carried else back.own[name][T - starts[0]]
-        target[...] = 0 if c is None else c.T
+        plan.split(target)[...] = 0 if c is None else _first_last(c)
     cotangents = None if g[0] is None else _inside(g[0], call.time, call.reverse)
     total = _Weights(plan, back, any(needed[n] for n in needed if n not in plan.units))
     units: dict[str, Any] = {name: None for name in plan.units if needed[name]}
@@ -542,22 +604,24 @@ def backward(
         outer = xp.empty(arrays[0].shape, dtype)
         inner = _inside(outer, call.time, call.reverse)
     flowing = [plan.apart(d, name in program.cell.of_blocks) for name, d in carried.items()]
+    product = plan.product(back.weight)
     for start in starts:
         stop = min(T, start + C)
         n = stop - start
         back.evaluate(plan, start, stop)
         if cotangents is not None:
-            back.cotangent[:n] = cotangents[start:stop]
+            plan.split(back.cotangent[:n])[...] = cotangents[start:stop]
         steps = back.steps_of(plan, start, stop)
-        flowing = back.walk(plan, steps, slice(start, stop), flowing, back.weight.dot)
+        flowing = back.walk(plan, steps, slice(start, stop), flowing, product)
         total.add(start, stop)
         for name, sum_so_far in units.items():
-            share = xp.add.reduce(back.own[name][:n], (0, 2))
+            share = xp.add.reduce(plan.split(back.own[name][:n]), (0, -1)).T
             units[name] = share if sum_so_far is None else sum_so_far + share
         if inner is not None:
             if not program.carried:  # else the loop has it
-                xp.matmul(back.weight, back.rows[:n, back.gates], out=back.dhx[:n])
-            inner[start:stop] = back.dhx[:n, back.F :]
+                rows, dhx = back.rows[:n, back.gates], back.dhx[:n]
+                xp.matmul(back.weight, plan.factor(rows), out=plan.factor(dhx))
+            inner[start:stop] = plan.split(back.dhx[:n, back.F :])
         if start:
             back.hand_over(plan, n, flowing)
     gradients: dict[str, Any] = {**total.gradients(weights, needed), **units}
@@ -566,7 +630,8 @@ def backward(
         last[name].reshape(back.own[name].shape[1:]) if name in last else back.own[name][0]
         for name in states
     ]
-    return [outer, *[d.T.copy() for d in first], *[gradients.get(name) for name in call.names]]
+    first = [_last_first(plan.split(d)).copy() for d in first]
+    return [outer, *first, *[gradients.get(name) for name in call.names]]
 
 
 class _Weights:
@@ -583,7 +648,12 @@ class _Weights:
             return
         xp, n = self.plan.xp, stop - start
         rows, hx = self.rows[:n], self.plan.hx[start:stop]
-        if self.plan.sizes.batch == 1:
+        K = self.plan.sizes.trials
+        if K is not None:
+            of_trials = self.plan.split(rows).transpose(2, 1, 0, 3).reshape(K, rows.shape[1], -1)
+            seen = self.plan.split(hx).transpose(2, 0, 3, 1).reshape(K, -1, hx.shape[1])
+            share = xp.matmul(of_trials, seen)
+        elif self.plan.sizes.batch == 1:
             share = rows[:, :, 0].T.dot(hx[:, :, 0])
         elif n == 1:
             share = rows[0].dot(hx[0].T)
@@ -610,5 +680,6 @@ class _Weights:
                 for rows, of_weights, of_biases, kind in self.plan.backward_runs:
                     theirs = of_biases if column == -1 else of_weights
                     if kind != other and theirs is not None:
-                        found[name][theirs] = total[rows, column]
+                        at = (..., theirs) if column == -1 else (..., theirs, slice(None))
+                        found[name][at] = total[..., rows, column]
         return found
