@@ -82,8 +82,8 @@ class Cell:
         Whether the gradient is the truncated one of 1997: what is fed counts as a constant, so no
         error goes through W_hh to an earlier step. W_hh itself is trained all the same. What the
         equations take from the old state by its own name stays an edge that error passes: the
-        cell's c, and also peepholes, which the paper of 1997 does not have (Gers et al. 2002 cut
-        those as well).
+        cell's c, and also peepholes. (The paper of 1997 has none; where Gers et al. 2002 cut
+        theirs, equations say `detach(c)`, and run step by step.)
     biased
         The gates that have a bias, in the order of `gates`; all, if None. A layer's bias vectors
         have no rows for the others.

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
 
+import numpy as np
+
 from microtensor import engine, ops
 from microtensor.recurrence import symbols
 from microtensor.recurrence.symbols import Symbol
@@ -60,7 +62,8 @@ class Derivation:
         Context().run(self._run, cell)
 
     def _run(self, cell: Any) -> None:
-        result = cell.equations(*[Tensor(self.inputs[name]) for name in cell.arguments])
+        leaves = [Tensor(self.inputs[name], requires_grad=True) for name in cell.arguments]
+        result = cell.equations(*leaves)
         values = result if isinstance(result, tuple) else (result,)
         if len(values) != len(cell.state):
             raise symbols.UnknownOperation(f"the equations returned {len(values)} values")
@@ -75,6 +78,8 @@ class Derivation:
                     f"there is one {name} for each block, but {sorted(alone - cell.of_blocks)} "
                     "are numbers of single units"
                 )
+        for output, value in zip(values, self.new.values(), strict=True):
+            self._check_nothing_is_detached(output, value, leaves)
         inside = {name: set(parts([value])) - {value} for name, value in self.new.items()}
         self.order = sorted(self.new, key=lambda name: -len(inside[name]))
         self.jacobian: dict[tuple[str, Any], Symbol] = {}
@@ -85,6 +90,23 @@ class Derivation:
                 if part in inside[name] and part.op not in ("input", "constant")
             }
             self._differentiate(name, value, held)
+
+    def _check_nothing_is_detached(self, output: Any, value: Symbol, leaves: list[Tensor]) -> None:
+        """What equations detach, their expression does not show: the numbers tell.
+
+        The gradient of the equations as they ran is compared with that of the expression.
+        """
+        again = [Tensor(leaf.data, requires_grad=True) for leaf in leaves]
+        known = {leaf.data: leaf for leaf in again}
+        derived = _gradients(evaluate(value, known, _operation), again)
+        ran = _gradients(output, leaves)
+        pairs = [(a, b) for a, b in zip(ran, derived, strict=True) if a is not b]
+        for point in (0.3, -0.7):
+            numbers = {leaf.data: point + 0.11 * i for i, leaf in enumerate(leaves)}
+            with np.errstate(all="ignore"):
+                found = [[float(evaluate(g, numbers, _operation)) for g in pair] for pair in pairs]
+            if any(not np.isclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in found):
+                raise symbols.UnknownOperation("the equations detach something")
 
     def _differentiate(self, name: str, value: Symbol, held: dict[str, Symbol]) -> None:
         """The entries of one new value, with those new values `held` that it is computed from."""
@@ -97,18 +119,21 @@ class Derivation:
             fixed = Symbol("input", (other,))
             leaves[other,] = known[part] = Tensor(fixed, requires_grad=True)
             meant[fixed] = part
-        output = evaluate(value, known, _operation)
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            return
-        one = Tensor(symbols.constant(1.0))
-        inputs = list(leaves.values())
-        # Recorded, so that contributions are added up by operations and not in place.
-        found = engine.grad(output, inputs, one, create_graph=True, allow_unused=True)
+        found = _gradients(evaluate(value, known, _operation), list(leaves.values()))
         for leaf, gradient in zip(leaves, found, strict=True):
-            if gradient is not None:
-                entry = evaluate(gradient.data, dict(meant), _symbolic)
-                if not (entry.op == "constant" and entry.args[0] == 0):
-                    self.jacobian[name, leaf] = entry
+            entry = evaluate(gradient, dict(meant), _symbolic)
+            if not (entry.op == "constant" and entry.args[0] == 0):
+                self.jacobian[name, leaf] = entry
+
+
+def _gradients(output: Any, inputs: list[Tensor]) -> list[Symbol]:
+    """The derivatives of one number by others, as expressions."""
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        return [symbols.constant(0.0)] * len(inputs)
+    one = Tensor(symbols.constant(1.0))
+    # Recorded, so that contributions are added up by operations and not in place.
+    found = engine.grad(output, inputs, one, create_graph=True, allow_unused=True)
+    return [symbols.lift(0.0 if g is None else g.data) for g in found]
 
 
 def parts(values: Iterable[Symbol]) -> list[Symbol]:

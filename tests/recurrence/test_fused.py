@@ -137,7 +137,8 @@ def test_fused_is_the_loop(
 def test_blocks_of_steps_make_no_difference(one, monkeypatch):
     """Sequences that are longer than a block, whole blocks and not."""
     rng = np.random.default_rng(0)
-    layer = spread(nn.Recurrent(one, 3, 4, dtype="float64"), rng)
+    layer = nn.Recurrent(one, 3, 4, block_size=2 if one.per_block else 1, dtype="float64")
+    spread(layer, rng)
     for length, steps in ((64, 131), (3, 7), (3, 6), (1, 4)):
         monkeypatch.setattr(arrays, "LONGEST", length)
         arrays._waiting.clear()
@@ -266,8 +267,9 @@ def test_a_cell_made_up_on_the_spot(one, seed, dropped, lengths, bidirectional, 
 def test_float32_rounds_no_worse_than_the_square_root_of_the_steps(one):
     steps, batch = 100, 3
     rng = np.random.default_rng(0)
-    narrow = nn.Recurrent(one, 4, 5, generator=mt.Generator(1))
-    wide = nn.Recurrent(one, 4, 5, dtype="float64")
+    options = {"block_size": 3 if one.per_block else 1, "generator": mt.Generator(1)}
+    narrow = nn.Recurrent(one, 4, 6, **options)
+    wide = nn.Recurrent(one, 4, 6, dtype="float64", **options)
     wide.load_state_dict({name: p.detach().numpy() for name, p in narrow.named_parameters()})
     x = rng.normal(size=(steps, batch, 4)).astype("float32")
     found = []
@@ -427,6 +429,21 @@ def test_a_cell_that_cannot_be_derived_runs_step_by_step():
         undecided.source()
     with pytest.raises(ValueError, match="'steps'"):
         lstm.source("steps")
+
+
+@cell(gates=("a",), state=("h", "c"))
+def half_detached(a, c):
+    c = c + mt.tanh(a)
+    return mt.sigmoid(a + mt.detach(c)) * mt.detach(a), c
+
+
+def test_what_equations_detach_is_not_differentiated():
+    """An expression does not show it, so such a cell runs step by step."""
+    layer = nn.Recurrent(half_detached, 4, 2, dtype="float64")
+    output, _ = layer(mt.ones((3, 2, 4), dtype="float64"))
+    assert not is_fused(output)
+    with pytest.raises(TypeError, match="the equations detach something"):
+        half_detached.source()
 
 
 @pytest.mark.parametrize("one", DOCUMENTED, ids=lambda one: one.name)

@@ -136,6 +136,32 @@ def test_truncation_changes_the_gradient_and_nothing_else():
     check_grads(whole, x, state, [5, 2, 3], order=2)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_on_both_backends_and_dtypes(dtype, backend):
+    """The truncated cell gives what it gives step by step; the other what differences give."""
+    rng = np.random.default_rng(2)
+    with backend():
+        layers = [
+            spread(nn.Recurrent(one, 3, 4, block_size=2, dtype=dtype), rng)
+            for one in (memory_cell, memory_cell_bptt)
+        ]
+        x = backend.tensor(rng.normal(size=(5, 3, 3)), dtype)
+        state = tuple([backend.tensor(s, dtype) for s in draw_state(layers[0], rng, 3)])
+        found = []
+        for name in ("arrays", "steps"):
+            with driver(name):
+                output, final = layers[0](x, state, [5, 1, 3])
+            total = mt.sum(output) + mt.sum(final[1])
+            found.append([output, *mt.grad(total, list(layers[0].parameters()))])
+        for a, b in zip(*found, strict=True):
+            assert a.dtype == dtype
+            tolerance = 1e-5 if dtype == "float32" else 1e-12
+            np.testing.assert_allclose(
+                a.detach().numpy(), b.detach().numpy(), rtol=0, atol=tolerance
+            )
+        check_grads(layers[1], x, state, [5, 1, 3])
+
+
 def test_error_flows_back_through_the_cell_alone_and_undiminished():
     """d c_T / d c_0 is 1, whatever the weights and however many steps; the vector fed gets none."""
     rng = np.random.default_rng(1)
