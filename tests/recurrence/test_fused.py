@@ -489,3 +489,34 @@ def test_weights_changed_before_backward_are_noticed():
 
 def test_the_composite_is_the_loop():
     assert recurrent.sequence.declaration.composite is recurrent.in_steps
+
+
+# -- numbers that fade away
+
+
+@cell(gates=("z", "n"), state=("h",))
+def rectified(z, n, h):
+    """A unit whose candidate is switched off keeps a share of its old state at each step."""
+    return (1 - mt.sigmoid(z)) * mt.relu(n) + mt.sigmoid(z) * h
+
+
+def test_what_fades_away_does_not_end_among_the_subnormal_numbers():
+    """Half of the state goes at every step, so that after 126 steps float32 has no normal number
+    for what is left, nor for what the gradient becomes times that; processors are slow with both.
+    """
+    steps, batch, hidden = 200, 3, 4
+    layer = nn.Recurrent(rectified, 2, hidden, generator=mt.Generator(0))
+    layer.bias_ih_l0.data[hidden:] = -100  # all candidates off
+    rng = np.random.default_rng(0)
+    x = mt.tensor(rng.normal(size=(steps, batch, 2)).astype(np.float32), requires_grad=True)
+    state = mt.tensor(np.ones((1, batch, hidden), np.float32), requires_grad=True)
+    arrays._waiting.clear()
+    mine, theirs = both_ways(layer, x, state)
+    for name, value in theirs.items():
+        close(mine[name], value, name, tolerance=1e-6)
+    (plan,) = [plan for plans in arrays._waiting.values() for plan in plans]
+    (back,) = plan._back.values()
+    for met in (plan.hx, back.rows[:-1, back.low : back.high]):  # what the two products meet
+        magnitudes = np.abs(met[met != 0])
+        assert magnitudes.min() > np.finfo(np.float32).smallest_normal
+    assert np.all(plan.hx[150:, :hidden] == 0), "the state has not faded at all"

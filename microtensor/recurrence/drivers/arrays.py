@@ -31,6 +31,7 @@ from microtensor.recurrence.drivers.printing import Program, used
 LONGEST = 64  # steps of a block
 PIECE = 16  # steps of an input that are transposed at once
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
+FADING = 8  # steps after which a state that may fade is looked at
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
 
@@ -143,6 +144,8 @@ class Plan:
         self.weight = xp.zeros(self.each((rows, self.features)), dtype)
         self.space: dict[str, Any] = {name: getattr(xp, name) for name in OPERATIONS}
         self.space["sum"] = xp.add.reduce
+        self.faint = xp.asarray(2.0**-80 if dtype.itemsize == 4 else 2.0**-920, dtype=dtype)
+        self.space["faint"] = self.faint
         for (value, full), name in program.constants.items():
             number = xp.asarray(value, dtype=dtype)
             if full:
@@ -160,7 +163,6 @@ class Plan:
         self.forward = program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
         names = program.forward_names(sizes.masked, sizes.padded)
         self.steps = [tuple([self._at(name, t) for name in names]) for t in range(T)]
-        self.faint = xp.asarray(2.0**-80 if dtype.itemsize == 4 else 2.0**-920, dtype=dtype)
         self._back: dict[Any, Back] = {}
         arrays = [self.hx, self.gates, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
@@ -251,11 +253,25 @@ class Plan:
             self.nbytes += found.nbytes
         return found
 
+    def run(self, product: Any) -> None:
+        """All steps forward."""
+        T = self.sizes.steps
+        length = FADING if self.program.fades else T
+        for start in range(0, T, length):
+            stop = min(T, start + length)
+            self.forward(self.steps[start:stop], product)
+            if self.program.fades:
+                for state in self.state.values():
+                    self.flush(state[stop % len(state)])
+                if self.sizes.masked:
+                    self.flush(self.hx[stop, : self.F])
+
     def flush(self, c: Array) -> None:
         """Set to zero what is vanishingly small, below 1e-31 (float64: 1e-292).
 
-        A cotangent that fades over many steps would end among the subnormal numbers, which some
-        processors multiply a hundred times as slowly.
+        What fades over many steps, a cotangent or the state of a unit that its ReLU has switched
+        off, would end among the subnormal numbers, which some processors multiply a hundred times
+        as slowly.
         """
         self.xp.add(c, self.faint, out=c)
         self.xp.subtract(c, self.faint, out=c)
@@ -367,7 +383,7 @@ class Back:
         self.valid: Any = xp.empty((T, 1, B), dtype) if padded else None
         self.padding: Any = xp.empty((T, 1, B), dtype) if padded else None
         names = {*program.constants.values(), *[f"dropped{i}" for i in range(len(cell.fed))]}
-        space = {n: plan.space[n] for n in (*OPERATIONS, "sum", *names) if n in plan.space}
+        space = {n: plan.space[n] for n in (*OPERATIONS, "sum", "faint", *names) if n in plan.space}
         self.loop = program.define(program.loop_source(*way), space)
         self.around = {}
         for name in ("before", "after") if whole else ():
@@ -455,8 +471,13 @@ class Back:
     ) -> list[Array]:
         """Take the cotangents through a stretch of steps, the last one first."""
         if self.program.carried:
-            found: list[Array] = self.loop(steps, product, *carried, *self.scratch.values())
-            return found
+            length = FADING if self.program.fades else len(steps)
+            for k in range(0, len(steps), length):
+                if k:
+                    self._flush(plan, len(steps) - k, carried)
+                part = steps[k : k + length]
+                carried = self.loop(part, product, *carried, *self.scratch.values())
+            return carried
         several = slice(0, times.stop - times.start)
         before, inside, after, *_ = self.statements
         self.around["before"](*self._views(plan, used(before, self.variables), several, times))
@@ -467,15 +488,21 @@ class Back:
 
     def hand_over(self, plan: Plan, n: int, carried: list[Array]) -> None:
         """After a stretch of n steps: what goes on to the stretch before."""
-        program = self.program
-        for d in carried:
-            plan.flush(d)
-        for name in [name for name in program.cell.state if name not in program.carried]:
-            own = self.own[name]
-            plan.flush(own[0])
+        self._flush(plan, 0, carried)
+        for name, own in self._kept():
             own[self.length] = own[0]
-            if name not in program.written and n < self.length:
+            if name not in self.program.written and n < self.length:
                 own[n] = 0
+
+    def _flush(self, plan: Plan, k: int, carried: list[Array]) -> None:
+        """What step k of the stretch hands to the step before."""
+        for d in (*carried, *[own[k] for _, own in self._kept()]):
+            plan.flush(d)
+
+    def _kept(self) -> list[tuple[str, Array]]:
+        """The cotangents of those values of the state that are not carried by the product."""
+        kept = [name for name in self.program.cell.state if name not in self.program.carried]
+        return [(name, self.own[name]) for name in kept]
 
     def _columns(self, plan: Plan) -> list[tuple[slice, slice, str]]:
         """Runs of gates: their columns in `weight`, their rows in the weights, and their kind."""
@@ -567,7 +594,7 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
             xp.multiply(plan.state[name][0], plan.dropped[rows], out=plan.hx[0, rows])
     if call.valid is not None:
         plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
-    plan.forward(plan.steps, plan.product(plan.weight))
+    plan.run(plan.product(plan.weight))
     outputs = xp.empty((T, H, B), x.dtype)
     outputs[...] = plan.state[program.cell.state[0]][1:][:: -1 if call.reverse else 1]
     last = [plan.state[name][T % len(plan.state[name])] for name in program.cell.state]

@@ -28,6 +28,7 @@ from microtensor.recurrence.derivation import Derivation, parts
 from microtensor.recurrence.symbols import Symbol
 
 _DEAR = {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "power"}
+_SWITCHES = {"relu", "maximum", "minimum", "clip", "where"}
 _BY_NAME = {"maximum", "minimum"}  # of which a third positional argument is deprecated
 BUFFERS = ("t", "mask", "few_t", "few_mask")  # numbers and truths, of units and of blocks
 
@@ -272,6 +273,9 @@ class Program:
         d = self.derivation
         new = set(d.new.values())
         self.forward_parts = parts(d.new.values())
+        # Whether a unit can be switched off, and its old state be all that is left, less and less.
+        carries = any(name in self.cell.state for _, name in d.jacobian)
+        self.fades = carries and any(part.op in _SWITCHES for part in self.forward_parts)
         users: dict[Symbol, set[Symbol]] = {}
         for part in parts([*d.new.values(), *d.jacobian.values()]):
             for argument in part.args:
@@ -554,6 +558,8 @@ class Program:
                     found = share(view("J", p, p + 1), value, name)
                     write("add", row(name), found, row(name))
         if carried:
+            for call in ("add", "subtract") if self.fades else ():  # see Plan.flush
+                write(call, view("dz"), "faint", view("dz"))
             write("product", view("dz"), view("dhx"))
         for i, value in enumerate(d.order):
             if value in carried:
