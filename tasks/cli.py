@@ -93,6 +93,8 @@ def _command(given: list[str]) -> int:
             return _tour(options, settings)
         case "show":
             print("\n\n".join(_show(task) for task in registry.select(options.names)))
+        case "list":
+            print(_list())
         case "report":
             if not options.folder:
                 raise UsageError("report: name a folder of runs; got ''")
@@ -164,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="run all experiments that take seconds, with real figures",
     )
+    commands.add_parser("list", allow_abbrev=False, help="the same as no command: what there is")
     show = commands.add_parser("show", allow_abbrev=False, help="say what an experiment is about")
     show.add_argument("names", nargs="+", metavar="NAME|000…004|all")
     table = commands.add_parser(

@@ -220,7 +220,8 @@ def _fetch(data: DataSet, looked: Sequence[Path], target: Path) -> Found:
         raise UsageError(f"{missing}, and there is nowhere to fetch it from; {put}")
     failed = []
     for url in file.urls:
-        say(f"fetching {url} ({file.size / 1e6:.1f} MB) into {target}")
+        unpacked = " unpacked" if file.member else ""
+        say(f"fetching {url} ({file.size / 1e6:.1f} MB{unpacked}) into {target}")
         try:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target) as temporary:

@@ -200,6 +200,7 @@ def cluster(address: str) -> Iterator[Cluster]:
 
     with _no_log():
         try:
+            _check_address(address)
             client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UsageError(
@@ -223,6 +224,20 @@ def _no_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _check_address(address: str) -> None:
+    """Refuse (ValueError) what no scheduler can be reached by.
+
+    A `Client` refuses it too, but then waits for itself, and ends in a traceback of Dask's.
+    """
+    from distributed.comm import get_address_host_port
+    from distributed.security import Security
+
+    get_address_host_port(address)
+    tls = address.startswith("tls://")
+    if tls and not Security().get_connection_args("client").get("ssl_context"):
+        raise ValueError("Dask's configuration names no certificates, which tls:// needs")
 
 
 def _check_workers(client: Client, address: str) -> None:

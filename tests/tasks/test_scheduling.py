@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import json
 import os
@@ -311,7 +312,22 @@ def test_a_cluster_that_goes_away_is_one_clear_line(
     assert finish(out, *SHORT, "--jobs", "1", "--resume") == uninterrupted
 
 
-def test_a_cluster_without_a_worker_or_a_scheduler_is_refused(
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("nowhere", "missing port number"), ("x://y:1", "unknown address"), ("tls://y:1", "certif")],
+)
+def test_what_is_no_address_of_a_cluster_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], address: str, told: str
+) -> None:
+    pytest.importorskip("distributed")
+    assert cli.main(command(tmp_path, *SHORT, "--cluster", address)[3:]) == 2
+    gc.collect()  # a client that was half made says so, at length, when it goes
+    _, line = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"tasks: --cluster {address}: no Dask scheduler answers (")
+    assert told in line
+
+
+def test_a_cluster_without_a_worker_is_refused(
     dask: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, _ = start_cluster(dask, tmp_path, workers=0)
