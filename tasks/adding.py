@@ -39,7 +39,9 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
     check_learning_rate,
+    judged,
     median_of,
     success_rate,
     within,
@@ -104,9 +106,7 @@ class AddingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden_size", "batch", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "hidden_size", "batch", "updates")
         check_length(self.length)
         check_learning_rate(self.learning_rate)
         if not 0 <= self.clip < math.inf:
@@ -318,7 +318,7 @@ def rows(run: Run) -> list[Row]:
     """How often, how soon and how well each column solves it."""
     settings: AddingSettings = run.settings
     documented = AddingSettings()
-    judged = run.preset != "quick" and all(
+    teaches = run.preset != "quick" and all(
         getattr(settings, name) == getattr(documented, name)
         for name in settings.names()
         if name not in _ASIDE
@@ -328,7 +328,7 @@ def rows(run: Run) -> list[Row]:
     known = _baseline(settings)
     for name, column in chosen.items():
         own = readers_cell.is_file(column.cell) or settings.cell != "library"
-        table += _column_rows(run, name, column, judged, known if own else None)
+        table += _column_rows(run, name, column, teaches, known if own else None)
     return table
 
 
@@ -352,17 +352,17 @@ def _data_row(run: Run, variant: str) -> Row:
 
 
 def _column_rows(
-    run: Run, name: str, column: Column, judged: bool, known: Baseline | None
+    run: Run, name: str, column: Column, teaches: bool, known: Baseline | None
 ) -> list[Row]:
     settings: AddingSettings = run.settings
     title, whole = column.title, settings.updates * settings.batch
     solved = run.values("solved", name)
     verdicts: dict[str, dict[str, Any]] = {"solved": {}, "wrong": {}}
-    if judged and (column.cell, column.output) == ("lstm", "linear"):
-        verdicts["solved"] = {"target": 1.0, "source": "paper", "tolerance": at_least(0.9)}
-        verdicts["wrong"] = {"target": PAPER["wrong"], "source": "paper", "tolerance": at_most(3)}
-    if judged and column.cell == "rnn":
-        verdicts["solved"] = {"target": 0.0, "source": "document", "tolerance": at_most(0.1)}
+    if teaches and (column.cell, column.output) == ("lstm", "linear"):
+        verdicts["solved"] = judged(1.0, "paper", at_least(0.9))
+        verdicts["wrong"] = judged(PAPER["wrong"], "paper", at_most(3))
+    if teaches and column.cell == "rnn":
+        verdicts["solved"] = judged(0.0, "document", at_most(0.1))
 
     def committed(result: str, pick: Any = np.median) -> tuple[Level, ...]:
         if known is None:

@@ -38,7 +38,9 @@ from tasks.harness import (
     Task,
     Trial,
     at_most,
+    check_counts,
     check_learning_rate,
+    judged,
     median_of,
     within,
 )
@@ -160,9 +162,7 @@ class EchoSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch", "epochs_short", "epochs_one_step", "epochs_long"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "batch", "epochs_short", "epochs_one_step", "epochs_long")
         if self.symbols < 10 * self.batch:
             raise ValueError(
                 f"symbols must be at least ten for each of the {self.batch} stretches; "
@@ -286,12 +286,11 @@ def rows(run: Run) -> list[Row]:
         found = median_of(final(shape))
         if (shape.steps, shape.units) in targets:
             target, source, tolerance, note = targets[shape.steps, shape.units]
-            verdict: dict[str, Any] = {"target": target, "source": source, "tolerance": tolerance}
             table.append(
                 Row(
                     name,
                     **found,
-                    **(verdict if teaches else {}),
+                    **judged(target, source, tolerance, when=teaches),
                     levels=LADDER,
                     unit="nats",
                     note=note,

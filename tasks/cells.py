@@ -33,6 +33,8 @@ from tasks.harness import (
     Task,
     Trial,
     at_least,
+    check_counts,
+    judged,
     median_of,
     success_rate,
     within,
@@ -142,9 +144,7 @@ class CellsSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden_size", "echo_updates", "adding_updates", "sin_cos_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "hidden_size", "echo_updates", "adding_updates", "sin_cos_iterations")
 
 
 # -- equal numbers of parameters ---------------------------------------------------------------
@@ -342,7 +342,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 def rows(run: Run) -> list[Row]:
     """Loss and success of every cell on every problem, then the documents' claims."""
     settings: CellsSettings = run.settings
-    judged = run.preset != "quick"
+    teaches = run.preset != "quick"
     table: list[Row] = []
     for name, problem in PROBLEMS.items():
         table += [_parameters_row(run, name, problem)]
@@ -363,7 +363,7 @@ def rows(run: Run) -> list[Row]:
                 ),
             ]
     for name, problem in PROBLEMS.items():
-        table += _claim_rows(run, name, problem, judged)
+        table += _claim_rows(run, name, problem, teaches)
     return table + _cost_rows(run, settings)
 
 
@@ -372,11 +372,10 @@ def _parameters_row(run: Run, name: str, problem: Problem) -> Row:
     off = max(abs(count / counts["lstm"] - 1) for count in counts.values())
     # With few units no number of them may come close.
     comparable = run.settings.hidden_size >= 12
-    verdict: dict[str, Any] = {"target": 0.0, "source": "computed", "tolerance": within(0.0, 0.06)}
     return Row(
         f"{problem.title}: parameters, furthest from the LSTM's, as a share",
         off,
-        **(verdict if comparable else {}),
+        **judged(0.0, "computed", within(0.0, 0.06), when=comparable),
         note="Units come in whole numbers, so the counts cannot be equal.",
     )
 
@@ -402,7 +401,7 @@ def _ratio_row(run: Run, name: str, one: str, other: str) -> Row:
     )
 
 
-def _claim_rows(run: Run, name: str, problem: Problem, judged: bool) -> list[Row]:
+def _claim_rows(run: Run, name: str, problem: Problem, teaches: bool) -> list[Row]:
     table = []
     for better, worse, factor, claim in (
         ("gru", "lstm", 1.0, "GRU better than LSTM"),
@@ -413,10 +412,12 @@ def _claim_rows(run: Run, name: str, problem: Problem, judged: bool) -> list[Row
         wins = [bool(ratio < 1 / factor) for ratio in ratios]
         asked = needed(len(wins))
         verdict: dict[str, Any] = {}
-        if judged and asked is not None:
+        if teaches and asked is not None:
             share = asked / len(wins)
-            verdict = {"target": share, "source": "document", "tolerance": at_least(share)}
-        told = _conclusion(wins, ratios, factor, asked) if judged else "Too little training to say."
+            verdict = judged(share, "document", at_least(share))
+        told = _conclusion(wins, ratios, factor, asked)
+        if not teaches:
+            told = "Too little training to say."
         table += [
             Row(
                 f"claim, {problem.title}: {claim}, of the seeds",

@@ -60,7 +60,11 @@ __all__ = [
     "UsageError",
     "at_least",
     "at_most",
+    "check_counts",
     "check_learning_rate",
+    "check_named_once",
+    "highest_of",
+    "judged",
     "median_of",
     "success_rate",
     "wilson",
@@ -179,6 +183,23 @@ def median_of(values: Sequence[float]) -> dict[str, Any]:
     return {"value": statistics.median(numbers), "spread": spread, "trials": len(numbers)}
 
 
+def highest_of(values: Sequence[float]) -> dict[str, Any]:
+    """As `median_of`, but `value` is the highest: for an error that no trial may exceed."""
+    found = median_of(values)
+    return found | {"value": found["spread"][1]}
+
+
+def judged(
+    target: float, source: Source, tolerance: tuple[float, float], *, when: bool = True
+) -> dict[str, Any]:
+    """The arguments `target`, `source` and `tolerance` of a `Row`; none of them unless `when`.
+
+    `when` says whether the run can speak about the target: not at `quick`, for instance, where so
+    little training shows nothing, nor at other sizes than the published figure belongs to.
+    """
+    return {"target": target, "source": source, "tolerance": tolerance} if when else {}
+
+
 def success_rate(solved: Sequence[bool]) -> dict[str, Any]:
     """The arguments `value`, `spread`, `trials`, `solved` of a `Row` over one verdict a trial."""
     count, trials = sum(map(bool, solved)), len(solved)
@@ -257,16 +278,26 @@ class Settings:
         return about
 
 
-def check_learning_rate(rate: float) -> None:
-    """Refuse a step size that is negative, infinite or not a number.
+# What `__post_init__` of several `Settings` refuses; each raises ValueError with one sentence.
 
-    Raises
-    ------
-    ValueError
-        With one sentence, for `__post_init__` of a `Settings`.
-    """
+
+def check_counts(settings: Settings, *names: str) -> None:
+    """Refuse a setting of these names that is below 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(settings, name)}")
+
+
+def check_learning_rate(rate: float, name: str = "learning_rate") -> None:
+    """Refuse a step size that is negative, infinite or not a number."""
     if not 0 <= rate < math.inf:
-        raise ValueError(f"learning_rate must be a number from 0 up; got {rate}")
+        raise ValueError(f"{name} must be a number from 0 up; got {rate}")
+
+
+def check_named_once(name: str, chosen: Sequence[str]) -> None:
+    """Refuse a choice of nothing, or of the same thing twice."""
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"{name} must name one or more, each once; got {chosen}")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ from tasks.harness import (
     UsageError,
     at_least,
     at_most,
+    check_counts,
     check_learning_rate,
+    check_named_once,
+    judged,
     median_of,
     within,
 )
@@ -174,15 +177,12 @@ class JenaSettings(Settings):
         """Refuse what cannot be trained."""
         super().__post_init__()
         counts = ("epochs", "long_epochs", "updates", "batch_size", "lookback", "step", "delay")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, *counts)
         if self.lookback % self.step:
             raise ValueError(
                 f"lookback must be a multiple of step; got {self.lookback} and {self.step}"
             )
-        if not self.models or len(set(self.models)) < len(self.models):
-            raise ValueError(f"models must name networks, each once; got {self.models}")
+        check_named_once("models", self.models)
         if self.train_rows and self.train_rows <= self.lookback:
             raise ValueError(
                 f"train_rows must be more than lookback, {self.lookback}, or 0 for the file's own "
@@ -440,7 +440,8 @@ def train(work: Work) -> list[Trial]:
     mean, deviation = (part[TEMPERATURE] for part in climate.scale)
     values = {
         "parameters": sum(int(np.prod(p.shape)) for p in model.parameters()),
-        "best_validation_mae": best["mae"],
+        # If no epoch had one it is no number, and not the infinity that it would have to be below.
+        "best_validation_mae": best["mae"] if best["epoch"] else np.nan,
         "best_epoch": best["epoch"],
         "last_validation_mae": last["validation_mae"],
         "last_training_mae": last["training_mae"],
@@ -613,17 +614,7 @@ def _rows_of(run: Run, model: str, label: str, naive: float, degrees: float) -> 
         best_level += (Level(f"published on eight years, {published.title}", published.best),)
     best = median_of(run.values("best_validation_mae", model))
     epochs = run.values("best_epoch", model)
-    judged: dict[str, Any] = {}
-    if comparable and full:
-        judged = {
-            "target": published.best,
-            "source": "upstream",
-            "tolerance": _FULL_LIMITS[model],
-        }
     limit, direction = _NAIVE_LIMITS[model]
-    relative: dict[str, Any] = {}
-    if comparable:
-        relative = {"target": 1.0, "source": "computed", "tolerance": limit}
     ratio = median_of([v / naive for v in run.values("best_validation_mae", model)])
     count = _parameters(model, settings)
     best_note = f"Reached in epoch {', '.join(map(str, epochs))} of {settings.epochs_of(model)}"
@@ -638,7 +629,7 @@ def _rows_of(run: Run, model: str, label: str, naive: float, degrees: float) -> 
         Row(
             f"{name}: best validation MAE",
             **best,
-            **judged,
+            **judged(published.best, "upstream", _FULL_LIMITS[model], when=comparable and full),
             levels=best_level,
             note=f"{best_note} (published: {published.best_epoch})." if comparable else "",
         ),
@@ -650,7 +641,7 @@ def _rows_of(run: Run, model: str, label: str, naive: float, degrees: float) -> 
         Row(
             f"{name}: best validation MAE / naive",
             **ratio,
-            **relative,
+            **judged(1.0, "computed", limit, when=comparable),
             levels=(Level("as good as the naive forecast", 1.0),),
             note=direction if comparable else "",
         ),
@@ -687,10 +678,9 @@ def _claims(run: Run, label: str) -> list[Row]:
 
     def verdict(published: float, tolerance: tuple[float, float]) -> dict[str, Any]:
         """On other weather than the book's only the sign of a difference can be expected."""
-        judged: dict[str, Any] = {"target": 0.0, "source": "computed", "tolerance": tolerance}
         if label == "eight years":
-            judged |= {"target": published, "source": "upstream"}
-        return judged if comparable else {}
+            return judged(published, "upstream", tolerance, when=comparable)
+        return judged(0.0, "computed", tolerance, when=comparable)
 
     def each(quantity: str, model: str) -> np.ndarray:
         return np.array(run.values(f"{quantity}_validation_mae", model))

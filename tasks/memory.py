@@ -13,6 +13,7 @@ learnt.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -34,7 +35,9 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
     check_learning_rate,
+    judged,
     median_of,
     success_rate,
     wilson_tolerance,
@@ -120,9 +123,7 @@ class MemorySettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "epochs_bptt", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "epochs", "epochs_bptt", "hidden_size")
         longest = len(SEQUENCES[0]) - 1
         if not 1 <= self.window <= longest:
             raise ValueError(f"window must be 1 … {longest} steps; got {self.window}")
@@ -238,12 +239,7 @@ def rows(run: Run) -> list[Row]:
     def loss(variant: str, name: str = "loss") -> dict[str, Any]:
         return median_of(run.values(name, variant))
 
-    def verdict(
-        target: float, source: str, tolerance: tuple[float, float], means_something: bool = teaches
-    ) -> dict[str, Any]:
-        judged = {"target": target, "source": source, "tolerance": tolerance}
-        return judged if means_something else {}
-
+    verdict = functools.partial(judged, when=teaches)
     [count] = set(run.values("parameters", "published"))
     published, bptt, many = settings.epochs, settings.epochs_bptt, settings.trials
     units = settings.hidden_size
@@ -270,14 +266,14 @@ def rows(run: Run) -> list[Row]:
         Row(
             f"as published, {published} epochs: all eight predictions right",
             **right("published"),
-            **verdict(0.5, "computed", wilson_tolerance(0.5, many), as_published),
+            **verdict(0.5, "computed", wilson_tolerance(0.5, many), when=as_published),
             levels=(coin,),
             note="The document shows one run, all right. A coin decides: no gradient reaches back.",
         ),
         Row(
             f"as published, {published} epochs: loss on the first sequence, while training",
             **loss("published", "loss_sequence_1"),
-            **verdict(PUBLISHED_LOSS, "document", (0.075, 0.095), as_published),
+            **verdict(PUBLISHED_LOSS, "document", (0.075, 0.095), when=as_published),
             levels=levels,
             unit="nats",
             note="The last line of the document's log.",

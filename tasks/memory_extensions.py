@@ -39,6 +39,8 @@ from tasks.harness import (
     at_least,
     at_most,
     check_learning_rate,
+    check_named_once,
+    judged,
     median_of,
     success_rate,
     wilson,
@@ -140,8 +142,7 @@ class ExtensionsSettings(Settings):
                 f"updates_long needs one number for each of the lengths {self.lengths}; "
                 f"got {self.updates_long}"
             )
-        if not self.extensions:
-            raise ValueError(f"extensions needs at least one of {', '.join(EXTENSIONS)}")
+        check_named_once("extensions", self.extensions)
         check_learning_rate(self.learning_rate)
         check_learning_rate(self.learning_rate_long)
 
@@ -578,13 +579,6 @@ def rows(run: Run) -> list[Row]:
     return table
 
 
-def _judged(
-    teaches: bool, target: float, source: Any, tolerance: tuple[float, float]
-) -> dict[str, Any]:
-    """The verdict of a row, where so much training can speak about it."""
-    return {"target": target, "source": source, "tolerance": tolerance} if teaches else {}
-
-
 def _of(run: Run, extension: Extension) -> dict[str, Any]:
     return {n: c for n, c in cases(run.settings).items() if c.extension == extension}
 
@@ -620,9 +614,9 @@ def _tune_rows(run: Run, teaches: bool) -> list[Row]:
             none = not case.through and epochs <= settings.epochs and case.units <= DOCUMENT_UNITS
             verdict: dict[str, Any] = {}
             if enough:
-                verdict = _judged(teaches, 1.0, "computed", at_least(0.9))
+                verdict = judged(1.0, "computed", at_least(0.9), when=teaches)
             elif none:
-                verdict = _judged(teaches, 0.0, "computed", at_most(0.1))
+                verdict = judged(0.0, "computed", at_most(0.1), when=teaches)
             table.append(
                 Row(
                     f"{what}, {epochs} epochs: all right, loss under the floor",
@@ -664,16 +658,16 @@ def _alphabet_rows(run: Run, teaches: bool) -> list[Row]:
             if case.length != size:
                 continue
             what = f"alphabet: {size} symbols, {_way(case)}, {case.epochs} epochs"
-            judged: dict[str, Any] = {}
+            verdict: dict[str, Any] = {}
             if not case.through:
-                judged = _judged(teaches, 0.0, "computed", at_most(0.1))
+                verdict = judged(0.0, "computed", at_most(0.1), when=teaches)
             elif case.forget_bias > 1.0 and size in SOLVED_ALPHABETS:
-                judged = _judged(teaches, 1.0, "computed", at_least(0.9))
+                verdict = judged(1.0, "computed", at_least(0.9), when=teaches)
             table += [
                 Row(
                     f"{what}: all right, loss under the floor",
                     **success_rate(run.values("remembers", case.name)),
-                    **judged,
+                    **verdict,
                     note=f"{case.epochs * case.updates_an_epoch} updates.",
                 ),
                 Row(
@@ -696,7 +690,7 @@ def _long_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"{what}: both last symbols right, loss under the floor",
                 **success_rate(run.values("remembers", name)),
-                **(_judged(teaches, 0.0, "computed", at_most(0.1)) if closed else {}),
+                **(judged(0.0, "computed", at_most(0.1), when=teaches) if closed else {}),
                 note=(
                     "0.7 of a cell is kept at a step: no gradient reaches the first symbol."
                     if closed
@@ -727,7 +721,7 @@ def _opened(run: Run, teaches: bool) -> list[Row]:
         Row(
             f"long: {shortest} steps: trials that a forget bias of {settings.forget_bias:g} adds",
             solved[settings.forget_bias] - solved[1.0],
-            **_judged(teaches, 1.0, "computed", at_least(1.0)),
+            **judged(1.0, "computed", at_least(1.0), when=teaches),
             note="More remember where the forget gates begin open.",
         )
     ]
@@ -753,7 +747,9 @@ def _random_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"{what}: accuracy on {HELD_OUT} held-out sequences",
                 **median_of(run.values("accuracy", name)),
-                **_judged(teaches, accuracy, "computed" if letter == "b" else "upstream", accurate),
+                **judged(
+                    accuracy, "computed" if letter == "b" else "upstream", accurate, when=teaches
+                ),
                 levels=(Level("guessing", 1 / SYMBOLS),),
                 note=f"{case.title.capitalize()}."
                 + (
@@ -772,7 +768,7 @@ def _random_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"{what}: loss of the last {PRINTED} in training",
                 **median_of(run.values("training_loss", name)),
-                **_judged(teaches, loss, "upstream", lossy),
+                **judged(loss, "upstream", lossy, when=teaches),
                 levels=ECHO_LEVELS,
                 unit="nats",
                 note="The article prints the last five; the target is "
@@ -807,7 +803,7 @@ def _batch_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"{what}: right to one decimal, of 9",
                 **median_of(run.values("right", name)),
-                **_judged(teaches, 9.0, "upstream", within(9.0, 0.0)),
+                **judged(9.0, "upstream", within(9.0, 0.0), when=teaches),
                 note="Answered in the batches of the training.",
             ),
             Row(
@@ -817,7 +813,7 @@ def _batch_rows(run: Run, teaches: bool) -> list[Row]:
             ),
             Row(
                 f"{what}: weights copied to a net of batch 1, largest difference of an answer",
-                max(difference),
+                float(np.max(difference)),  # unlike max, not a number if one of them is none
                 target=0.0,
                 source="computed",
                 tolerance=at_most(1e-6),
@@ -827,7 +823,7 @@ def _batch_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"{what}: then one by one, the state carried on: right, of 9",
                 **median_of(run.values("right_one_by_one", name)),
-                **(_judged(teaches, 9.0, "upstream", within(9.0, 0.0)) if batch == 1 else {}),
+                **(judged(9.0, "upstream", within(9.0, 0.0), when=teaches) if batch == 1 else {}),
                 note=(
                     "As in training."
                     if batch == 1
@@ -850,7 +846,7 @@ def _memory_rows(run: Run, case: Recall, what: str, teaches: bool) -> list[Row]:
         Row(
             f"{what}: all right, loss under the floor",
             **success_rate(run.values("remembers", case.name)),
-            **_judged(teaches, 1.0, "computed", at_least(0.9)),
+            **judged(1.0, "computed", at_least(0.9), when=teaches),
         ),
         Row(
             f"{what}: loss",
@@ -886,9 +882,9 @@ def _shuffle_rows(run: Run, teaches: bool) -> list[Row]:
                     f"{what}: last symbol of 10 unseen sequences right, share",
                     **median_of(run.values("unseen", case.name)),
                     **(
-                        _judged(teaches, 1.0, "computed", at_least(0.9))
+                        judged(1.0, "computed", at_least(0.9), when=teaches)
                         if case.through
-                        else _judged(teaches, 0.5, "computed", within(0.5, 0.2))
+                        else judged(0.5, "computed", within(0.5, 0.2), when=teaches)
                     ),
                     levels=(Level("a coin", 0.5),),
                     note="Same starts and ends, every other order of the middle.",
@@ -900,7 +896,7 @@ def _shuffle_rows(run: Run, teaches: bool) -> list[Row]:
             Row(
                 f"shuffle: {_ways(pair[0])}: shuffled order ends with the lower loss",
                 **success_rate([b < a for a, b in zip(fixed, shuffled, strict=True)]),
-                **_judged(teaches, 0.5, "computed", wilson_tolerance(0.5, trials)),
+                **judged(0.5, "computed", wilson_tolerance(0.5, trials), when=teaches),
                 levels=(Level("no effect", 0.5),),
                 note="Trial by trial, from the same first weights. States are emptied between "
                 "sequences, so their order is expected to have no effect: a coin.",

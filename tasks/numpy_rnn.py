@@ -9,6 +9,7 @@ is replaced, and the change of the last output is measured, for every distance b
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
+    highest_of,
+    judged,
     median_of,
     within,
 )
@@ -74,9 +78,7 @@ class NumpyRNNSettings(Settings):
         super().__post_init__()
         if self.steps <= PRINTED_STEP:
             raise ValueError(f"steps must be at least {PRINTED_STEP + 1}; got {self.steps}")
-        for name in ("input_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "input_size", "hidden_size")
         if not self.radii or not all(0 < radius < math.inf for radius in self.radii):
             raise ValueError(f"radii must be one or more numbers above 0; got {self.radii}")
         if len(set(self.radii)) < len(self.radii):
@@ -193,25 +195,14 @@ def _saturation_rows(run: Run) -> list[Row]:
     formula = units * (features + units + 1)
     # Means of products of U[0, 1): 1/4 for each feature, 1/2 for each unit that is one, 1/2 for b.
     from_input, from_state = features / 4 + 0.5, units / 2
-    published = published_sizes(settings)
+    verdict = functools.partial(judged, when=published_sizes(settings))
 
     def worst(name: str) -> dict[str, Any]:
-        numbers = run.values(name)
-        return {
-            "value": max(numbers),
-            "spread": (min(numbers), max(numbers)),
-            "trials": len(numbers),
-        }
-
-    def verdict(
-        target: float, tolerance: tuple[float, float], source: str = "computed"
-    ) -> dict[str, Any]:
-        judged = {"target": target, "source": source, "tolerance": tolerance}
-        return judged if published else {}
+        return highest_of(run.values(name))
 
     def saturated(name: str, what: str, note: str = "") -> Row:
-        judged = verdict(0.0, at_most(1e-5), "document")
-        return Row(f"U[0, 1): largest 1 - output, {what}", **worst(name), **judged, note=note)
+        ones = verdict(0.0, "document", at_most(1e-5))
+        return Row(f"U[0, 1): largest 1 - output, {what}", **worst(name), **ones, note=note)
 
     return [
         Row(
@@ -232,19 +223,19 @@ def _saturation_rows(run: Run) -> list[Row]:
         Row(
             "U[0, 1): mean that goes into the tanh, first step",
             **median_of(run.values("before_first")),
-            **verdict(from_input, within(from_input, 2.0)),
+            **verdict(from_input, "computed", within(from_input, 2.0)),
             note=f"{features} products of mean 1/4 and a bias of mean 1/2.",
         ),
         Row(
             "U[0, 1): mean that goes into the tanh, last step",
             **median_of(run.values("before_last")),
-            **verdict(from_input + from_state, within(from_input + from_state, 3.0)),
+            **verdict(from_input + from_state, "computed", within(from_input + from_state, 3.0)),
             note=f"The {units} units of the step before, all one, add {units} times 1/2.",
         ),
         Row(
             "U[0, 1): least that goes into a tanh, second step on, lowest of trials",
-            min(run.values("before_least_later")),
-            **verdict(EXACTLY_ONE, at_least(EXACTLY_ONE)),
+            float(np.min(run.values("before_least_later"))),
+            **verdict(EXACTLY_ONE, "computed", at_least(EXACTLY_ONE)),
             trials=settings.trials,
             levels=tuple(levels(settings)),
             note="From 19.06 on float64 cannot tell a tanh from 1.",
@@ -264,7 +255,7 @@ def _saturation_rows(run: Run) -> list[Row]:
         Row(
             "U[0, 1): spectral radius of the recurrent weights",
             **median_of(run.values("radius")),
-            **verdict(units / 2, within(units / 2, 1.0)),
+            **verdict(units / 2, "computed", within(units / 2, 1.0)),
             note="A matrix of mean 1/2 stretches a vector of equal numbers by half its size.",
         ),
     ]
@@ -279,11 +270,7 @@ def _memory_rows(run: Run) -> list[Row]:
         Row(
             f"U[0, 1): {of}",
             **median_of(run.values("shown_document")),
-            **(
-                {"target": 0.0, "source": "computed", "tolerance": within(0.0, 0.0)}
-                if published_sizes(settings)
-                else {}
-            ),
+            **judged(0.0, "computed", within(0.0, 0.0), when=published_sizes(settings)),
             levels=(whole,),
             note="Against the claim: the output is ones whatever came in, not even the last input "
             "shows.",
@@ -294,13 +281,13 @@ def _memory_rows(run: Run) -> list[Row]:
         verdict: dict[str, Any] = {}
         note = ""
         if limit < steps:
-            verdict = {"target": limit, "source": "computed", "tolerance": at_most(limit)}
+            verdict = judged(limit, "computed", at_most(limit))
             note = (
                 "Against the claim: a change shrinks at least by the radius at every step, so at "
                 "most the target can show."
             )
         elif radius >= 1.0 and steps <= 100 and published_sizes(settings):
-            verdict = {"target": steps, "source": "document", "tolerance": at_least(steps)}
+            verdict = judged(steps, "document", at_least(steps))
             note = "As the document claims."
         if radius == 1.0:
             note += " Keras' SimpleRNN starts like this."

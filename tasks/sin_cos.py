@@ -23,7 +23,9 @@ from tasks.harness import (
     Task,
     Trial,
     at_most,
+    check_counts,
     check_learning_rate,
+    judged,
     median_of,
     within,
 )
@@ -75,11 +77,8 @@ class SinCosSettings(Settings):
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         super().__post_init__()
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1; got {self.iterations}")
+        check_counts(self, "iterations", "hidden_size")
         check_learning_rate(self.learning_rate)
-        if self.hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1; got {self.hidden_size}")
         if not 1 <= self.gradient_steps <= STEPS:
             raise ValueError(f"gradient_steps must be from 1 to {STEPS}; got {self.gradient_steps}")
 
@@ -187,17 +186,15 @@ def rows(run: Run) -> list[Row]:
     as_published = comparable and run.preset != "quick"
     final: dict[str, Any] = {"levels": known, "unit": "cost"}
     worst: dict[str, Any] = {"levels": known, "unit": "cost"}
-    parameters: dict[str, Any] = {}
-    if comparable:
-        parameters = {"target": 871, "source": "computed", "tolerance": within(871, 0)}
+    parameters = judged(871, "computed", within(871, 0), when=comparable)
     if as_published:
-        judged = {
+        upstream = {
             "target": PUBLISHED[180],
             "source": "upstream",
             "note": "The published figure is one run's cost at iteration 180, after the update.",
         }
-        final |= judged | {"tolerance": at_most(0.5)}
-        worst |= judged | {"tolerance": at_most(1.5)}
+        final |= upstream | {"tolerance": at_most(0.5)}
+        worst |= upstream | {"tolerance": at_most(1.5)}
     ours = median_of(run.values("cost_mean_last_20"))
     peak = median_of(run.values("cost_highest_last_20"))
     table = [

@@ -8,6 +8,7 @@ by number; the other trials begin that stream at other seeds.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
     check_learning_rate,
+    judged,
     median_of,
     within,
 )
@@ -148,9 +151,7 @@ class SpiralSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("iterations", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "iterations", "hidden_size")
         check_learning_rate(self.learning_rate)
         if not 0 <= self.regularization < np.inf:
             raise ValueError(f"regularization must be from 0 up; got {self.regularization}")
@@ -313,8 +314,8 @@ def _loss_rows(run: Run) -> list[Row]:
                 )
             )
         last = max(i for i in ORIGINAL[name] if i < settings.iterations)
-        judged = last == max(ORIGINAL[name])
-        if as_original(run) and judged:
+        to_its_end = last == max(ORIGINAL[name])
+        if as_original(run) and to_its_end:
             target = ORIGINAL[name][last]
             table.append(
                 Row(
@@ -327,7 +328,7 @@ def _loss_rows(run: Run) -> list[Row]:
                 )
             )
         verdict: dict[str, Any] = {}
-        if judged and like_the_document(settings):
+        if to_its_end and like_the_document(settings):
             verdict = {
                 "sigmoid": {
                     "target": ORIGINAL["sigmoid"][last],
@@ -368,7 +369,7 @@ def _accuracy_rows(run: Run) -> list[Row]:
         accuracies = run.values("accuracy", name)
         verdict: dict[str, Any] = {}
         if whole and name == "relu" and like_the_document(settings):
-            verdict = {"target": 0.99, "source": "document", "tolerance": at_least(0.98)}
+            verdict = judged(0.99, "document", at_least(0.98))
         if whole and name == "sigmoid" and as_original(run):
             table.append(
                 Row(
@@ -418,24 +419,19 @@ def _gradient_rows(run: Run) -> list[Row]:
     known = like_the_document(settings)
     whole = known and settings.iterations == SpiralSettings().iterations
 
-    def verdict(
-        target: float, tolerance: tuple[float, float], means_something: bool = known
-    ) -> dict[str, Any]:
-        judged = {"target": target, "source": "computed", "tolerance": tolerance}
-        return judged if means_something else {}
-
+    verdict = functools.partial(judged, when=known)
     table = [
         Row(
             "first layer's gradient, ReLU : sigmoid, iteration 0",
             **median_of(start["relu"][:, 0] / start["sigmoid"][:, 0]),
-            **verdict(7.3, at_least(3.0)),
+            **verdict(7.3, "computed", at_least(3.0)),
             note="The claim: well above 1."
             + (" The original's seed gives 7.3, most give 5." if known else ""),
         ),
         Row(
             "first layer's gradient, ReLU : sigmoid, mean of all iterations",
             **median_of(mean["relu"][:, 0] / mean["sigmoid"][:, 0]),
-            **verdict(1.23 / 1.87, at_most(1.0), whole),
+            **verdict(1.23 / 1.87, "computed", at_most(1.0), when=whole),
             note="Below 1: over the whole training the sigmoid network's first layer gets more."
             if whole
             else "",
@@ -449,7 +445,7 @@ def _gradient_rows(run: Run) -> list[Row]:
             Row(
                 f"{TITLES[name]}: gradient, layer 2 : layer 1, iteration 0",
                 **median_of(start[name][:, 1] / start[name][:, 0]),
-                **verdict(at_start, tolerance),
+                **verdict(at_start, "computed", tolerance),
                 note="Magnitudes as in the original: sums over rows + columns.",
             )
         )
@@ -457,7 +453,7 @@ def _gradient_rows(run: Run) -> list[Row]:
             Row(
                 f"{TITLES[name]}: gradient, layer 2 : layer 1, mean of all iterations",
                 **median_of(mean[name][:, 1] / mean[name][:, 0]),
-                **verdict(later, within(later, 0.5), whole),
+                **verdict(later, "computed", within(later, 0.5), when=whole),
                 note="About 2 for both networks: the difference is gone after ten iterations."
                 if whole
                 else "",

@@ -28,6 +28,7 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
     median_of,
     within,
 )
@@ -147,9 +148,7 @@ class SummariesSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "batch", "steps")
 
 
 def summarize(model: nn.Module, x: mt.Tensor) -> Any:

@@ -14,6 +14,7 @@ off.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ from tasks.harness import (
     Trial,
     at_least,
     at_most,
+    check_counts,
+    check_learning_rate,
+    highest_of,
+    judged,
     median_of,
     success_rate,
     within,
@@ -113,11 +118,11 @@ def cell_error(units: int, steps: int, generator: mt.Generator) -> float:
         gates.append(1.0 / (1.0 + np.exp(-f)))
         h, c = module.cell.step(from_input, from_state, (h, c))
         cells.append(c)
-    worst, product = 0.0, np.ones(units)
+    errors, product = [], np.ones(units)
     for gate, jacobian in zip(gates[::-1], jacobians(c, cells[:-1])[::-1], strict=True):
         product = product * gate
-        worst = max(worst, np.abs(jacobian / product[:, None] - np.eye(units)).max())
-    return float(worst)
+        errors.append(np.abs(jacobian / product[:, None] - np.eye(units)).max())
+    return float(np.max(errors))  # not a number if one is none, which max would pass over
 
 
 def short_circuit_error(units: int, steps: int, generator: mt.Generator) -> float:
@@ -126,7 +131,8 @@ def short_circuit_error(units: int, steps: int, generator: mt.Generator) -> floa
     states = [alike(units, generator.normal((units,), np.float64))]
     for x in generator.normal((steps, units), np.float64):
         states.append(module(alike(units, x), states[-1]))
-    return float(max(np.abs(j - np.eye(units)).max() for j in jacobians(states[-1], states[:-1])))
+    found = jacobians(states[-1], states[:-1])
+    return float(np.max([np.abs(j - np.eye(units)).max() for j in found]))
 
 
 def logistic_bound(units: int, steps: int, generator: mt.Generator) -> float:
@@ -143,7 +149,7 @@ def logistic_bound(units: int, steps: int, generator: mt.Generator) -> float:
         [h] = logistic.step(alike(units, x), linear(states[-1], weight), (states[-1],))
         states.append(h)
     flows = [np.abs(j).max() for j in jacobians(states[-1], states[:-1])][::-1]
-    return float(max(flow / (units * tau**q) for q, flow in enumerate(flows, 1)))
+    return float(np.max([flow / (units * tau**q) for q, flow in enumerate(flows, 1)]))
 
 
 def exact(work: Work) -> list[Trial]:
@@ -284,18 +290,15 @@ class VanishingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden_size", "updates", "shortest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_counts(self, "hidden_size", "updates", "shortest")
         if not 10 <= self.steps <= 1000:
             raise ValueError(f"steps must be from 10 to 1000; got {self.steps}")
         if self.longest < self.shortest:
             raise ValueError(
                 f"longest must be at least shortest, {self.shortest}; got {self.longest}"
             )
-        for name in ("learning_rate", "sgd_learning_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number from 0 up; got {getattr(self, name)}")
+        check_learning_rate(self.learning_rate)
+        check_learning_rate(self.sgd_learning_rate, "sgd_learning_rate")
 
 
 def trained_lengths(reader: Reader, settings: VanishingSettings) -> tuple[int, int]:
@@ -449,8 +452,7 @@ def rows(run: Run) -> list[Row]:
 
 def _exact_rows(run: Run) -> list[Row]:
     def worst(name: str) -> dict[str, Any]:
-        found = median_of(run.values(name, "exact"))
-        return {"value": found["spread"][1], "trials": found["trials"], "spread": found["spread"]}
+        return highest_of(run.values(name, "exact"))
 
     steps = run.settings.steps
     table = [
@@ -515,7 +517,7 @@ def _first_rows(run: Run) -> list[Row]:
         return median_of(run.values(f"factor_{name}", "first_weights"))
 
     circle = 1 / math.sqrt(3)
-    judged: list[tuple[str, str, float, tuple[float, float], str]] = [
+    known: list[tuple[str, str, float, tuple[float, float], str]] = [
         (
             "rnn",
             "RNN, uniform weights",
@@ -539,7 +541,7 @@ def _first_rows(run: Run) -> list[Row]:
     )
     for name, title, bias, note in gates:
         gate = _sigmoid(bias)
-        judged.append(
+        known.append(
             (
                 name,
                 title,
@@ -559,7 +561,7 @@ def _first_rows(run: Run) -> list[Row]:
             levels=(Level("kept", 1.0),),
             note=note,
         )
-        for name, title, target, tolerance, note in judged
+        for name, title, target, tolerance, note in known
     ]
     steps = run.settings.steps
     table += [
@@ -568,19 +570,14 @@ def _first_rows(run: Run) -> list[Row]:
             **median_of(run.values(f"left_{name}", "first_weights")),
             levels=(Level("kept", 1.0),),
         )
-        for name, title, *_ in judged
+        for name, title, *_ in known
     ]
     return table
 
 
 def _story_rows(run: Run) -> list[Row]:
     settings: VanishingSettings = run.settings
-    teaches = run.preset != "quick"
-
-    def verdict(target: float, source: str, tolerance: tuple[float, float]) -> dict[str, Any]:
-        judged = {"target": target, "source": source, "tolerance": tolerance}
-        return judged if teaches else {}
-
+    verdict = functools.partial(judged, when=run.preset != "quick")
     between = f"{settings.shortest} to {settings.longest} words between"
     told: dict[str, tuple[str, dict[str, Any], str]] = {
         "rnn": (
@@ -619,10 +616,10 @@ def _story_rows(run: Run) -> list[Row]:
         Row(
             f"the story understood: {title}",
             **success_rate(run.values("solved", name)),
-            **judged,
+            **verdicts,
             note=f"{SOLVED:.0%} right at every trained length. {note}".rstrip(),
         )
-        for name, (title, judged, note) in told.items()
+        for name, (title, verdicts, note) in told.items()
     ]
     table.append(
         Row(
@@ -643,12 +640,12 @@ def _story_rows(run: Run) -> list[Row]:
     ]
     between = f"{min(SHOWN, settings.longest)} words between"
     equally = Level("equally by all that can be", 1 / (1 + min(SHOWN, settings.longest)))
-    judged = {
+    change = {
         "rnn": verdict(0.0, "document", at_most(equally.value)),
         "gru": verdict(1.0, "document", at_least(0.5)),
         "lstm": verdict(1.0, "document", at_least(0.5)),
     }
-    for name, verdicts in judged.items():
+    for name, verdicts in change.items():
         title = told[name][0].partition(",")[0]
         table += [
             Row(

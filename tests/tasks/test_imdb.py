@@ -517,8 +517,8 @@ def test_verdicts_at_the_document_s_settings_can_be_missed() -> None:
         ({"count": 4}, "count must be from 5"),
         ({"words": 19}, "words must be at least 20"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"models": ()}, "models must name each network once"),
-        ({"models": ("rnn", "rnn")}, "models must name each network once"),
+        ({"models": ()}, "models must name one or more, each once"),
+        ({"models": ("rnn", "rnn")}, "models must name one or more, each once"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: Any, message: str) -> None:
