@@ -94,6 +94,20 @@ class Program:
             found += [past | {place} if past else set() for place in self.made_by(i)]
         return found
 
+    def trimmed(self):
+        """A program with the same results, without the steps and leaves that none of them needs."""
+        needed, steps = set(self.results), []
+        for i in reversed(range(len(self.steps))):
+            if needed & set(self.made_by(i)):
+                needed |= {*self.made_by(i), *self.steps[i].takes}
+                steps.insert(0, self.steps[i])
+        now = {place: i for i, place in enumerate(sorted(needed))}
+        return Program(
+            tuple(leaf for i, leaf in enumerate(self.leaves) if i in needed),
+            tuple(dataclasses.replace(s, takes=tuple(now[i] for i in s.takes)) for s in steps),
+            tuple(now[i] for i in self.results),
+        )
+
     def eps(self):
         """The unit of rounding of its least exact numbers."""
         return 2.0**-24 if "float32" in self.dtypes() else 2.0**-53
