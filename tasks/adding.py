@@ -587,7 +587,7 @@ def draw_solved(axes: Any, bars: Sequence[tuple[str, Sequence[bool], bool]]) -> 
 TASK = Task(
     name="adding",
     documents=("004", "002"),
-    title="the adding problem: which cell keeps two numbers over a hundred steps? Or your own cell",
+    title="the adding problem: which cell keeps two numbers over fifty steps? Or your own cell",
     claim="""
         Every step brings a value and a marker; two values are marked, and at the end of at
         least T steps the network is asked for their sum. Nothing but keeping two real
@@ -632,7 +632,7 @@ TASK = Task(
         "quick": AddingSettings(trials=1, updates=25),
         "document": AddingSettings(),
     },
-    durations={"quick": "5 s", "document": "6 min"},
+    durations={"quick": "5 s", "document": "8 min"},
     train=train,
     rows=rows,
     levels=levels,

@@ -405,8 +405,7 @@ class Task:
     data : the data sets that a run at given settings reads; they are found, or fetched, and
         verified before anything is trained. `train` reads them by `work.dataset`.
     stack : how many trials of a variant make a unit of work. More than one where `train` trains
-    them
-        side by side, on an axis of their own, and each to the same bits as alone.
+        them side by side, on an axis of their own, and each to the same bits as alone.
     train : trains the trials of one unit of work; see `tasks.work.Work` for what it is given.
     rows : the comparison, made from the finished run.
     figures : matplotlib figures by file name without ".png"; draw with `tasks.plots`.

@@ -47,6 +47,7 @@ from tasks.harness import (
     wilson_tolerance,
     within,
 )
+from tasks.memory import memoryless_floor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -643,11 +644,11 @@ SOLVED_ALPHABETS = (5, 10)
 def _alphabet_rows(run: Run, teaches: bool) -> list[Row]:
     table = []
     for size in run.settings.alphabets:
-        exact = CUE / (size * (size - 1))
+        exact = floor(size)
         table.append(
             Row(
                 f"alphabet: {size} symbols: loss of the best predictor without memory",
-                floor(size),
+                memoryless_floor(recall_sequences(size).T.tolist(), size),
                 target=exact,
                 source="computed",
                 tolerance=within(exact, 1e-12),

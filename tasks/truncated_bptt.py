@@ -931,7 +931,7 @@ TASK = Task(
         ),
         "document": TruncationSettings(),
     },
-    durations={"quick": "2 s", "document": "2 min"},
+    durations={"quick": "2 s", "document": "8 min"},
     train=train,
     rows=rows,
     levels=lambda settings: () if settings.corpus else LADDER,

@@ -987,7 +987,7 @@ TASK = Task(
         "quick": VanishingSettings(trials=2, updates=20, longest=20),
         "document": VanishingSettings(),
     },
-    durations={"quick": "3 s", "document": "2 min"},
+    durations={"quick": "3 s", "document": "5 min"},
     train=train,
     rows=rows,
     levels=lambda settings: (CHANCE,),
