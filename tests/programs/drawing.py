@@ -512,7 +512,7 @@ def programs(draw, dtypes=(FLOAT64,), portable=False, most_steps=MOST_STEPS):
     results = draw(st.sampled_from([_last, _loose_ends, _loose_ends]))
     # Leaving out what was drawn for a step changes what those after it mean, so that an example may
     # shrink no further though most of its steps are idle. Zero, which it shrinks to, drops these.
-    if results is _last and draw(_below(4)) == 0:
+    if results is _last and draw(_below(16)) == 0:
         recorded = [i for i, behind in enumerate(draft.program.behind()) if behind]
         result = recorded[-1 - draw(_below(len(recorded)))]
         return dataclasses.replace(draft.program, results=(result,)).trimmed()

@@ -13,7 +13,7 @@ from microtensor import optim
 from microtensor.testing import GradientError, OptimizerReport, check_optimizer
 
 seeds = st.integers(0, 2**32 - 1)
-fewer = settings(max_examples=settings.default.max_examples // 4)  # there are many mistakes
+fewer = settings(max_examples=settings.default.max_examples // 8)  # there are many mistakes
 LR, MU, DECAY = 0.1, 0.9, 0.05
 BETA1, BETA2, EPS = 0.9, 0.99, 1e-8  # with these the corrections cancel in the first step
 
