@@ -378,8 +378,8 @@ TASK = Task(
     look_for="""
         The printed strings: where two symbols stand below one, nobody can know which comes; a
         network has learnt the grammar when the two that it finds most probable are these. Look
-        at the last symbol but one: nothing near it tells T from P. lengths.png: half of the
-        strings have at most eleven symbols, one in a hundred more than twenty-four.
+        at the last symbol but one: nothing near it tells T from P. lengths.png: more than
+        half of the strings have at most eleven symbols, one in a hundred more than twenty-four.
     """,
     settings=ReberSettings,
     presets={"quick": ReberSettings(trials=2, strings=2000), "document": ReberSettings()},
