@@ -164,6 +164,7 @@ class Cell:
             and self.biased == self.gates
         )
         self.state += tuple([f"y_{name}" for name in fed_gates])
+        self._fed_at = [self.state.index(name) for name in self.fed]
         self.of_blocks = frozenset(
             [
                 f"{prefix}{name}{suffix}"
@@ -250,7 +251,7 @@ class Cell:
 
         A tensor of a truncated cell comes detached.
         """
-        chosen = [state[self.state.index(name)] for name in self.fed]
+        chosen = [state[i] for i in self._fed_at]
         if not chosen:
             vector = state[0][..., :0]
         else:
@@ -318,7 +319,10 @@ class Cell:
         else:
             rows = self._rows(input_product + recurrent_product, hidden, block_size)
             values.update(zip(self.gates, rows, strict=True))
-        arguments = [self._in_blocks(name, values[name], block_size) for name in self.arguments]
+        arguments = [values[name] for name in self.arguments]
+        if block_size > 1:
+            pairs = zip(self.arguments, arguments, strict=True)
+            arguments = [self._in_blocks(name, value, block_size) for name, value in pairs]
         result = self.equations(*arguments)
         new: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         if len(new) != len(self.state):
@@ -338,7 +342,10 @@ class Cell:
 
     def _rows(self, rows: Any, hidden: int, block_size: int) -> Sequence[Any]:
         """The gates' blocks of (..., G*H), each (..., H) or, if it is one of blocks, shorter."""
-        widths = [self.width(gate, hidden, block_size) for gate in self.gates]
+        if block_size == 1:
+            widths = [hidden] * len(self.gates)
+        else:
+            widths = [self.width(gate, hidden, block_size) for gate in self.gates]
         if rows.shape[-1] != sum(widths):
             raise ValueError(
                 f"cell {self.name}: with {hidden} units the gates {list(self.gates)} have "
@@ -347,14 +354,14 @@ class Cell:
             )
         if len(widths) == 1:
             return (rows,)
-        cuts = list(itertools.accumulate(widths[:-1]))
+        cuts: Any = len(widths)
+        if block_size > 1:
+            cuts = list(itertools.accumulate(widths[:-1]))
         found: Sequence[Any] = split(rows, cuts, axis=-1)
         return found
 
     def _in_blocks(self, name: str, value: Any, block_size: int) -> Any:
         """(..., H) as (..., H/S, S), and (..., H/S) as (..., H/S, 1): arithmetic does the rest."""
-        if block_size == 1:
-            return value
         size = 1 if name in self.of_blocks else block_size
         return reshape(value, (*value.shape[:-1], value.shape[-1] // size, size))
 

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
-from microtensor.recurrence import Cell, cell, gru, lstm, peephole_lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence import (
+    Cell,
+    cell,
+    gru,
+    lstm,
+    memory_cell,
+    memory_cell_bptt,
+    peephole_lstm,
+    rnn_relu,
+    rnn_tanh,
+)
 
 NUMBERS = st.floats(-3, 3)
 
@@ -159,7 +169,10 @@ def leaky_of_this_file(a, h):
     return 0.9 * h + 0.1 * mt.tanh(a)
 
 
-@pytest.mark.parametrize("one", [lstm, gru, rnn_tanh, rnn_relu, peephole_lstm, leaky_of_this_file])
+EVERY = [lstm, gru, rnn_tanh, rnn_relu, peephole_lstm, memory_cell, memory_cell_bptt]
+
+
+@pytest.mark.parametrize("one", [*EVERY, leaky_of_this_file])
 def test_cells_are_pickled_by_name_as_functions_are(one):
     assert pickle.loads(pickle.dumps(one)) is one
     assert copy.deepcopy(one) is one

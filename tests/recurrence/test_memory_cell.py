@@ -255,6 +255,45 @@ def test_a_sequence_can_be_continued_where_it_was_left(cut, seed, name):
         np.testing.assert_allclose(host(a), host(b), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("declaration", "plain"),
+    [
+        ({}, True),
+        ({"biased": ("a", "b"), "feeds": ("h",)}, True),
+        ({"per_block": ("a",)}, False),
+        ({"feeds": ("m",)}, False),
+        ({"feeds": ("h", "m")}, False),
+        ({"feeds": ()}, False),
+        ({"truncated": True}, False),
+        ({"biased": ("b",)}, False),
+    ],
+)
+def test_a_driver_is_told_of_what_it_may_not_know(declaration, plain):
+    one = Cell(lambda a, b: (a, b), gates=("a", "b"), state=("h", "m"), **declaration)
+    assert one.plain is plain
+
+
+def test_the_fed_gates_are_values_of_the_state_that_equations_may_use():
+    @cell(gates=("a", "b"), per_block=("a",), feeds=("b", "h", "a"))
+    def one(a, b, y_a):
+        return mt.tanh(b) * y_a, b + y_a, a * y_a
+
+    assert one.state == ("h", "y_b", "y_a")
+    assert one.fed == ("y_b", "h", "y_a")
+    assert [one.width(name, 6, 2) for name in (*one.gates, *one.state)] == [3, 6, 6, 6, 3]
+    rng = np.random.default_rng(3)
+    a, b, y_a = rng.normal(size=(2, 3)), rng.normal(size=(2, 6)), rng.normal(size=(2, 3))
+    state = (rng.normal(size=(2, 6)), rng.normal(size=(2, 6)), y_a)
+    rows = np.concatenate([a, b], 1)
+    h, y_b, new = one.step(rows, 0 * rows, state, block_size=2)
+    of_units = np.repeat(y_a, 2, 1)
+    np.testing.assert_allclose(h, np.tanh(b) * of_units, rtol=1e-14)
+    np.testing.assert_allclose(y_b, b + of_units, rtol=1e-14)
+    np.testing.assert_allclose(new, a * y_a, rtol=1e-14)
+    vector = np.concatenate([state[1], state[0], y_a], 1)
+    np.testing.assert_array_equal(one.recurrent_vector(state), vector)
+
+
 # -- what is refused
 
 
