@@ -2,7 +2,8 @@
 
 Every function writes into the tensor it is given, in place, and returns it. All random numbers are
 drawn on the host, from `generator` or else from `mt.default_generator()`, so a seed gives the same
-weights on every backend.
+weights on every backend. In a parameter of a stack (see `nn.stack`) each trial is filled by itself,
+one after the other.
 """
 
 from __future__ import annotations
@@ -116,15 +117,21 @@ def orthogonal_(
     deep linear neural networks". Axes after the first are taken together. The signs are those that
     make the distribution uniform (Mezzadri 2007).
     """
-    if tensor.ndim < 2:
-        raise ValueError(f"orthogonal_ needs at least two axes, got shape {tensor.shape}")
-    rows = tensor.shape[0]
-    flat = _of(generator).normal((rows, tensor.size // rows), np.float64)
+    shape = _shape(tensor)
+    if len(shape) < 2:
+        raise ValueError(f"orthogonal_ needs at least two axes, got shape {shape}")
+    size = (shape[0], math.prod(shape[1:]))
+    trials = getattr(tensor, "trials", None) or 1
+    drawn = [gain * _orthogonal(size, _of(generator)) for _ in range(trials)]
+    return _fill(tensor, np.stack(drawn).reshape(tensor.shape))
+
+
+def _orthogonal(shape: tuple[int, int], generator: Generator) -> np.ndarray:
+    flat = generator.normal(shape, np.float64)
     tall = flat.T if flat.shape[0] < flat.shape[1] else flat
     q, r = np.linalg.qr(tall)
     q = q * np.sign(np.diag(r))
-    q = q.T if flat.shape[0] < flat.shape[1] else q
-    return _fill(tensor, gain * q.reshape(tensor.shape))
+    return q.T if flat.shape[0] < flat.shape[1] else q
 
 
 _GAINS = {
@@ -165,12 +172,19 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight (fan_out, fan_in, ...); further axes multiply both."""
-    if tensor.ndim < 2:
+    shape = _shape(tensor)
+    if len(shape) < 2:
         raise ValueError(
-            f"fan_in and fan_out need at least two axes (out, in, ...), got shape {tensor.shape}"
+            f"fan_in and fan_out need at least two axes (out, in, ...), got shape {shape}"
         )
-    receptive = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * receptive, tensor.shape[0] * receptive
+    receptive = math.prod(shape[2:])
+    return shape[1] * receptive, shape[0] * receptive
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Of one trial, if it is a parameter of a stack."""
+    shape: tuple[int, ...] = tensor.shape
+    return shape if getattr(tensor, "trials", None) is None else shape[1:]
 
 
 def _of(generator: Generator | None) -> Generator:

@@ -10,7 +10,7 @@ training for many seeds. A stack runs all of them in each operation:
 Parameters, buffers and activations get one more axis in front, of length K; all else about a model
 stays as it is, its class included. No trial touches another's numbers: each ends where it would
 have ended alone, to rounding, with its own dropout masks too, since a stack keeps each model's
-generator.
+generator. Layers that were given none draw for all trials at once, from the default one.
 
 How many trials there are is written down, in `trials` of every module and parameter, and never
 guessed from a rank. A class says with `knows_trials` that it minds them; others are refused. One

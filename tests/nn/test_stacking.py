@@ -646,6 +646,22 @@ def test_a_stack_moves_and_converts_as_any_module(backend):
         assert words(backend.tensor(np.zeros((K, B), int))).shape == (K, B, O)
 
 
+@pytest.mark.parametrize(
+    "fill",
+    [nn.init.xavier_uniform_, nn.init.kaiming_normal_, nn.init.orthogonal_, nn.init.uniform_],
+    ids=lambda fill: fill.__name__,
+)
+def test_first_values_of_a_stack_are_those_of_its_trials_in_turn(fill):
+    stacked = fill(nn.stack([linear(k) for k in range(K)]).weight, generator=mt.Generator(5))
+    generator = mt.Generator(5)
+    for k in range(K):
+        np.testing.assert_array_equal(
+            stacked.data[k], fill(linear(k).weight, generator=generator).data
+        )
+    with pytest.raises(ValueError, match=r"at least two axes.* got shape \(6,\)"):
+        nn.init.xavier_normal_(nn.stack([linear(k) for k in range(K)]).bias)
+
+
 # -- what is refused
 
 

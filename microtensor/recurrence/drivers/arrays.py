@@ -299,36 +299,25 @@ class Plan:
 
     def load(self, weights: dict[str, Array]) -> None:
         """Put the weights into one matrix beside [h; x; 1], rows of sigmoids halved."""
-        K = self.sizes.trials
-        if K is None:
-            self._load(self.weight, weights)
-        for k in range(K or 0):
-            self._load(self.weight[k], {name: weight[k] for name, weight in weights.items()})
-        for name, unit in self.units.items():
-            if K is None:
-                unit[:, 0] = weights[name]
-            else:
-                unit.reshape(len(unit), K, -1)[...] = weights[name].T[:, :, None]
-
-    def _load(self, weight: Array, weights: dict[str, Array]) -> None:
-        """The same for one trial."""
         _, xp, _, _, _, I, *_ = self.sizes
-        program, F = self.program, self.F
+        weight, program, F = self.weight, self.program, self.F
         w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
         b_ih, b_hh = weights.get("bias_ih"), weights.get("bias_hh")
         for rows, theirs, of_biases, kind in self.forward_runs:
             if kind != "x":
-                weight[rows, :F] = w_hh[theirs]
+                weight[..., rows, :F] = w_hh[..., theirs, :]
             if kind != "h":
-                weight[rows, F : F + I] = w_ih[theirs]
+                weight[..., rows, F : F + I] = w_ih[..., theirs, :]
             biases: list[Any] = [b_ih] if kind != "h" else []
             biases += [b_hh] if kind != "x" else []
-            biases = [bias[of_biases] for bias in biases if bias is not None and of_biases]
+            biases = [bias[..., of_biases] for bias in biases if bias is not None and of_biases]
             if self.sizes.ones:
-                weight[rows, -1] = sum(biases[1:], start=biases[0]) if biases else 0
+                weight[..., rows, -1] = sum(biases[1:], start=biases[0]) if biases else 0
         if program.sigmoid_rows:
-            halved = weight[self.halved]
+            halved = weight[..., self.halved, :]
             xp.multiply(halved, self.space[program.constants[0.5, False]], out=halved)
+        for name, unit in self.units.items():
+            self.split(unit)[...] = weights[name].T[..., None]
 
 
 OPERATIONS = (
