@@ -81,7 +81,7 @@ REMEMBERS = {
 }
 """The gate that keeps the state when it is open, in those cells of the library that have one.
 
-Of a reader's own `Cell`, a gate called f is taken for it.
+Of a reader's own `Cell`, a gate called f that has a bias is taken for it.
 """
 
 
@@ -199,7 +199,7 @@ def _readers_layer(
 ) -> tuple[nn.Recurrent, str | None]:
     cell = _load(spec)
     if isinstance(cell, Cell):
-        gate = "f" if "f" in cell.gates else None
+        gate = "f" if "f" in cell.biased else None
         return _of_cell(cell)(input_size, hidden_size, generator), gate
     options = {"generator": generator} if _takes_generator(cell) else {}
     module = cell(input_size, hidden_size, **options)
@@ -215,7 +215,7 @@ def _takes_generator(module: type) -> bool:
 def _open(layer: nn.Recurrent, gate: str, bias: float) -> None:
     """Start the bias of a gate: one block of H rows of the layer's only bias."""
     module = layer.cell
-    gates = module.gates if isinstance(module, Cell) else CarryTrack.GATES
+    gates = module.biased if isinstance(module, Cell) else CarryTrack.GATES
     parameter = layer.bias_ih_l0 if isinstance(module, Cell) else module.bias
     size, position = layer.hidden_size, gates.index(gate)
     with mt.no_grad():

@@ -30,6 +30,10 @@ def leaky(a, h):
 def forgetful(i, f, h):
     return mt.sigmoid(f) * h + mt.tanh(i)
 
+@cell(gates=("i", "f"), per_block=("f",), feeds=("h", "f"), truncated=True, biased=("f",))
+def blocks(i, f, h):
+    return forgetful(i, f, h), mt.sigmoid(f)
+
 @cell(gates=("a",))
 def infinite(a, h):
     return mt.log(0.0 * a) + h
@@ -162,6 +166,8 @@ def test_a_gate_called_f_is_taken_for_a_forget_gate(file: Path) -> None:
     bias = layer.state_dict()["bias_ih_l0"].numpy()
     assert (bias[3:] == 4.0).all()
     assert (bias[:3] != 4.0).all()
+    layer, _ = build(f"{file}:blocks", 2, 3, generator=mt.Generator(1), remember=4.0)
+    assert layer.state_dict()["bias_ih_l0"].numpy().tolist() == [4.0] * 3
 
 
 def test_a_module_class_has_the_width_of_its_output_and_its_generator(file: Path) -> None:
@@ -189,7 +195,7 @@ def test_a_module_class_has_the_width_of_its_output_and_its_generator(file: Path
         ("made", "a Unseeded that is built already; name its class"),
         ("number", "a int"),
         ("undeclared", "a function; declare it by @recurrence.cell"),
-        ("leeky", "the file has nothing called leeky; it has leaky, forgetful"),
+        ("leeky", "the file has nothing called leeky; it has leaky, forgetful, blocks"),
     ],
 )
 def test_what_is_wrong_with_a_cell_is_one_line(file: Path, name: str, says: str) -> None:

@@ -386,7 +386,7 @@ class Back:
         self.names = used(loop.inside, self.variables)
         self.steps = [self._views(plan, self.names, k, None) for k in range(C)]
         self._stretches: dict[int, Any] = {}
-        arrays = [self.jacobian, self.rows, self.dhx, *self.temporary]
+        arrays = [self.jacobian, self.rows, self.dhx, *self.temporary, *self.scratch.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
 
     def _views(self, plan: Plan, names: list[str], k: Any, t: Any) -> tuple[Any, ...]:
