@@ -18,23 +18,21 @@ outputs.
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from microtensor.backend import Array
 from microtensor.recurrence.cell import Cell
-from microtensor.recurrence.drivers import online_arrays
+from microtensor.recurrence.drivers import compiled, online_arrays, online_loops
 
 __all__ = ["Errors", "OnlineFit", "Sequences", "fit_online"]
 
 OUTPUTS = ("linear", "sigmoid", "softmax")
 LOSSES = ("squared_error", "cross_entropy")
 UPDATES = ("sequence", "step")
-DRIVERS = ("arrays",)
+DRIVERS = ("numba", "arrays")
 
 
 class Sequences(NamedTuple):
@@ -92,14 +90,16 @@ class Problem(NamedTuple):
     trials: int
     inputs: int
     hidden: int
+    fed: int  # the length of what meets weight_hh
     outputs: int
+    block_size: int
     dtype: Any
     direct: bool  # the readout sees the inputs too
     output: str
     loss: str
     steps: bool  # an update after every step
     keep: bool  # the outputs are asked for
-    names: tuple[str, ...]  # of the weights there are
+    shapes: dict[str, tuple[int, ...]]  # of the weights that there are, without the trials' axis
 
 
 class Chunk(NamedTuple):
@@ -125,6 +125,7 @@ def fit_online(
     loss: str = "squared_error",
     update: str = "sequence",
     masks: Mapping[str, Array] | None = None,
+    block_size: int = 1,
     outputs: bool = False,
     driver: str | None = None,
     threads: int = 1,
@@ -145,9 +146,10 @@ def fit_online(
     weights
         NumPy arrays of one dtype, float32 or float64, by name. The axis in front is the trials':
         `weight_ih` (K, G*H, I), `weight_hh` (K, G*H, H), `bias_ih` and `bias_hh` (K, G*H), each of
-        the cell's weights per unit (K, H): the parameters of a layer of `nn.stack`, or of one
-        layer each with an axis in front; `readout_weight` (K, O, H) or (K, O, H+I) and
-        `readout_bias` (K, O). Biases may be missing. The arrays are trained in place, and may be
+        the cell's weights per unit (K, H): what the parameters of an `nn.Recurrent` layer are in
+        `nn.stack`; `readout_weight` (K, O, H) or (K, O, H+I) and `readout_bias` (K, O). With
+        `per_block`, `feeds` and `biased` of a cell shapes are those of `nn.Recurrent`. Biases may
+        be missing. The arrays are trained in place, and may be
         changed or copied between two chunks.
     data
         A function without arguments that draws the next chunk, and gives None when there is no
@@ -172,12 +174,16 @@ def fit_online(
         Arrays like the weights, by the same names, or whatever can be broadcast to their shapes:
         factors of the learning rate of single weights. Where it is 0 a weight stays as it is, so a
         connection that there shall not be is a weight of 0 with a mask of 0.
+    block_size
+        How many units share a gate of `Cell.per_block`, as in `nn.Recurrent`.
     outputs
         Whether `Errors.outputs` are wanted.
     driver
-        "arrays", or None for the fastest that there is.
+        "numba", which compiles a cell when it is first used (some seconds; kept for later
+        processes); "arrays", ten times as slow; or None: the first where it is possible.
     threads
-        How many threads may compute.
+        How many threads may compute at once, with the driver "numba"; there is work for one in
+        every 16 trials (float64: 8).
 
     Returns
     -------
@@ -209,27 +215,35 @@ def fit_online(
             "fit_online: the cross-entropy needs probabilities; choose output='sigmoid' or "
             "output='softmax'"
         )
-    if type(threads) is not int or threads < 1:
-        raise ValueError(f"fit_online: threads must be a positive integer, got {threads!r}")
+    for what, number in (("threads", threads), ("block_size", block_size)):
+        if type(number) is not int or number < 1:
+            raise ValueError(f"fit_online: {what} must be a positive integer, got {number!r}")
     if not isinstance(cell, Cell):
         raise TypeError(f"fit_online: cell must be a recurrence.Cell, not {type(cell).__name__}")
-    if not cell.plain:
-        raise ValueError(
-            f"fit_online: cell {cell.name} has declarations that fit_online does not know yet: "
-            "per_block, feeds, truncated or biased"
-        )
-    if cell.program is None:
-        cell.source()  # says why
     problem = Problem(
         cell=cell,
-        **_check_weights(cell, weights),
+        **_check_weights(cell, weights, block_size),
         output=output,
         loss=loss,
         steps=update == "step",
         keep=outputs,
-        names=tuple(weights),
+        shapes={name: value.shape[1:] for name, value in weights.items()},
     )
-    return OnlineFit(problem, dict(weights), data, lr, dict(masks or {}), threads)
+    chosen = _choose(problem, driver, threads)
+    return OnlineFit(problem, dict(weights), data, lr, dict(masks or {}), chosen)
+
+
+def _choose(problem: Problem, driver: str | None, threads: int) -> Any:
+    """The driver that was asked for, or the fastest."""
+    if driver == "numba" or (driver is None and compiled.numba() is not None):
+        try:
+            return online_loops.Online(problem, threads)
+        except Exception:
+            if driver == "numba":
+                raise
+    if problem.cell.program is None:
+        problem.cell.source()  # says why
+    return online_arrays.Online(problem)
 
 
 class OnlineFit(Iterator[Errors]):
@@ -252,7 +266,7 @@ class OnlineFit(Iterator[Errors]):
         data: Draw | Iterable[Sequences],
         lr: float | Array,
         masks: dict[str, Array],
-        threads: int,
+        driver: Any,
     ) -> None:
         self.problem = problem
         self.weights, self.masks = weights, masks
@@ -264,37 +278,27 @@ class OnlineFit(Iterator[Errors]):
             )
         self.lr = np.array(np.broadcast_to(given, (problem.trials,)))
         self._rates()
-        self._driver = online_arrays.Online(problem)
+        self._driver = driver
         self._draw = _as_function(data)
-        self._ahead: Future[Chunk | None] | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: online_loops.InThread | None = None
+        self._over = False
 
     def __next__(self) -> Errors:
         """Train on the next chunk, while the one after it is drawn."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="fit_online")
-            self._ahead = self._submit()
-        if self._ahead is None:
-            raise StopIteration
-        ahead, self._ahead = self._ahead, None
-        try:
-            chunk = ahead.result()
-        except BaseException:
-            self._thread.shutdown(wait=False)
-            raise
-        if chunk is None:
-            self._thread.shutdown(wait=False)
+        if self._over:
             raise StopIteration
         rates = self._rates()
-        self._ahead = self._submit()
+        ahead = self._ahead or online_loops.InThread(self._next_chunk)
+        self._over = True  # unless there is a chunk, and nothing is wrong with it
+        chunk = ahead.result()
+        if chunk is None:
+            raise StopIteration
+        self._over = False
+        self._ahead = online_loops.InThread(self._next_chunk)
         loss, worst, outputs = self._driver.run(self.weights, rates, chunk)
         if outputs is not None and chunk.last:
             outputs = outputs[:, :, 0]
         return Errors(loss, worst, outputs)
-
-    def _submit(self) -> Future[Chunk | None]:
-        assert self._thread is not None
-        return self._thread.submit(contextvars.copy_context().run, self._next_chunk)
 
     def _next_chunk(self) -> Chunk | None:
         drawn = self._draw()
@@ -338,7 +342,7 @@ def _either(names: Iterable[Any]) -> str:
     return " or ".join([repr(name) for name in names])
 
 
-def _check_weights(cell: Cell, weights: Mapping[str, Array]) -> dict[str, Any]:
+def _check_weights(cell: Cell, weights: Mapping[str, Array], block_size: int) -> dict[str, Any]:
     """What a `Problem` must know of the weights."""
     known = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *cell.per_unit]
     known += ["readout_weight", "readout_bias"]
@@ -367,17 +371,27 @@ def _check_weights(cell: Cell, weights: Mapping[str, Array]) -> dict[str, Any]:
         raise ValueError(f"fit_online: {locked} are read-only, and weights are trained in place")
     shape = {name: value.shape for name, value in weights.items()}
     for name in ("weight_ih", "weight_hh", "readout_weight"):
-        if len(shape[name]) != 3 or 0 in shape[name]:
+        empty = 0 in shape[name][: 2 if name == "weight_hh" else 3]
+        if len(shape[name]) != 3 or empty:
             raise ValueError(
                 f"fit_online: {name} must have three axes, of which the first is the trials' and "
                 f"none is empty; got shape {shape[name]}"
             )
-    (K, _, I), H = shape["weight_ih"], shape["weight_hh"][2]
-    rows = len(cell.gates) * H
+    K, rows, I = shape["weight_ih"]
+    shared = len(cell.per_block)
+    whole = (len(cell.gates) - shared) * block_size + shared  # rows of one block
+    if rows % whole:
+        raise ValueError(
+            f"fit_online: weight_ih has {rows} rows, but with block_size = {block_size} the gates "
+            f"{list(cell.gates)} have {whole} for each block"
+        )
+    H = rows // whole * block_size
+    fed = sum([cell.width(name, H, block_size) for name in cell.fed])
+    biases = sum([cell.width(gate, H, block_size) for gate in cell.biased])
     O, columns = shape["readout_weight"][1:]
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(cell.per_unit, (K, H))
-    wanted |= {"weight_ih": (K, rows, I), "weight_hh": (K, rows, H)}
-    wanted |= {"bias_ih": (K, rows), "bias_hh": (K, rows)}
+    wanted |= {"weight_ih": (K, rows, I), "weight_hh": (K, rows, fed)}
+    wanted |= {"bias_ih": (K, biases), "bias_hh": (K, biases)}
     wanted |= {"readout_weight": (K, O, H if columns == H else H + I), "readout_bias": (K, O)}
     wrong = [
         f"{name} is {shape[name]} instead of {wanted[name]}"
@@ -393,6 +407,8 @@ def _check_weights(cell: Cell, weights: Mapping[str, Array]) -> dict[str, Any]:
         "trials": K,
         "inputs": I,
         "hidden": H,
+        "fed": fed,
+        "block_size": block_size,
         "outputs": O,
         "dtype": dtypes.pop(),
         "direct": columns != H,

@@ -12,10 +12,41 @@ from hypothesis import strategies as st
 from recurrence.layers import CELLS
 
 import microtensor as mt
-from microtensor.recurrence import Sequences, cell, fit_online, gru, lstm, rnn_relu, rnn_tanh
-from microtensor.recurrence.drivers import online_arrays
+from microtensor.nn.recurrent import parameter_shapes
+from microtensor.recurrence import (
+    Sequences,
+    cell,
+    fit_online,
+    gru,
+    lstm,
+    memory_cell_bptt,
+    rnn_relu,
+    rnn_tanh,
+)
+from microtensor.recurrence.drivers import compiled, online_arrays, online_loops
+
+
+@cell(
+    gates=("i", "g", "o"),
+    state=("h", "c"),
+    per_block=("i", "o"),
+    feeds=("o", "h"),
+    truncated=True,
+    biased=("i", "g"),
+)
+def blocks(i, g, o, c):
+    """As the cell of 1997, with everything that can be declared."""
+    o = mt.sigmoid(o)
+    c = 0.9 * c + mt.sigmoid(i) * mt.tanh(g)
+    return o * mt.tanh(c), c, o
+
 
 KINDS = {"rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu, "lstm": lstm, "gru": gru, **CELLS}
+KINDS |= {"blocks": blocks, "memory_cell_bptt": memory_cell_bptt}
+own = CELLS["own_cell"]
+BLOCKS = {"blocks": 2, "memory_cell_bptt": 3}  # units of a block
+# Every cell costs a compilation, so the Numba driver is tried on those that have everything.
+COMPILED = ["own_cell", "blocks"]
 OUTPUTS = [
     ("linear", "squared_error"),
     ("sigmoid", "squared_error"),
@@ -28,16 +59,27 @@ OUTPUTS = [
 # -- what is tried
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        "arrays",
+        pytest.param(
+            "numba",
+            marks=pytest.mark.skipif(compiled.numba() is None, reason="Numba is not installed"),
+        ),
+    ],
+)
+def driver(request):
+    return request.param
+
+
 def draw_weights(rng, kind, trials, inputs, hidden, outputs, bias=True, direct=False):
     """Weights of K trials, large enough that every nonlinearity is felt."""
-    rows = len(KINDS[kind].gates) * hidden
-    shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden)}
-    shapes |= dict.fromkeys(KINDS[kind].per_unit, (hidden,))
+    layer = {False: False, True: "single", "both": True}[bias]
+    shapes = parameter_shapes(KINDS[kind], inputs, hidden, layer, BLOCKS.get(kind, 1))
     shapes["readout_weight"] = (outputs, hidden + inputs if direct else hidden)
     if bias:
-        shapes |= {"bias_ih": (rows,), "readout_bias": (outputs,)}
-    if bias == "both":
-        shapes["bias_hh"] = (rows,)
+        shapes["readout_bias"] = (outputs,)
     scale = 0.3 if kind == "rnn_relu" else 0.7
     return {name: scale * rng.normal(size=(trials, *shape)) for name, shape in shapes.items()}
 
@@ -66,7 +108,8 @@ def fit(kind, weights, chunk, lr, pieces=1, **options):
         Sequences(*[None if a is None else a[:, part] for a in chunk])
         for part in np.array_split(np.arange(chunk.inputs.shape[1]), pieces)
     ]
-    found = list(fit_online(KINDS[kind], weights, chunks, lr, **options))
+    size = BLOCKS.get(kind, 1)
+    found = list(fit_online(KINDS[kind], weights, chunks, lr, block_size=size, **options))
     errors = [
         None if parts[0] is None else np.concatenate(parts, axis=1)
         for parts in zip(*found, strict=True)
@@ -81,18 +124,40 @@ class Reference:
     """One trial, in operations. Weights of different steps may be different tensors."""
 
     def __init__(self, kind, weights, lr, output, loss, update, masks):
-        self.cell = KINDS[kind]
+        self.cell, self.block_size = KINDS[kind], BLOCKS.get(kind, 1)
         self.weights, self.lr, self.masks = weights, lr, masks
         self.output, self.loss, self.update = output, loss, update
+        self.hidden = weights["hidden"]
+        del weights["hidden"]
 
     def leaves(self):
         return {name: mt.tensor(value, requires_grad=True) for name, value in self.weights.items()}
 
+    def width(self, name):
+        return self.cell.width(name, self.hidden, self.block_size)
+
+    def start(self):
+        return tuple(mt.zeros(self.width(name), dtype="float64") for name in self.cell.state)
+
+    def bias(self, w, name):
+        """A bias with zeros for the gates that have none."""
+        if name not in w:
+            return 0.0
+        found, at = [], 0
+        for gate in self.cell.gates:
+            if gate in self.cell.biased:
+                found.append(w[name][at : at + self.width(gate)])
+                at += self.width(gate)
+            else:
+                found.append(mt.zeros(self.width(gate), dtype="float64"))
+        return mt.concatenate(found)
+
     def step(self, w, x, state):
-        row = w["weight_ih"] @ x + w.get("bias_ih", 0.0)
-        recurrent = w["weight_hh"] @ state[0] + w.get("bias_hh", 0.0)
+        row = w["weight_ih"] @ x + self.bias(w, "bias_ih")
+        fed = self.cell.recurrent_vector(state)
+        recurrent = w["weight_hh"] @ fed + self.bias(w, "bias_hh")
         units = {name: w[name] for name in self.cell.per_unit}
-        return self.cell.step(row, recurrent, state, units)
+        return self.cell.step(row, recurrent, state, units, self.block_size)
 
     def read(self, w, h, x, target):
         """Loss, outputs, largest difference."""
@@ -129,9 +194,7 @@ class Reference:
             if self.update == "step":
                 w = self.leaves()
             used.append(w)
-            if state is None:
-                size = w["weight_hh"].shape[1]
-                state = tuple(mt.zeros(size, dtype="float64") for _ in self.cell.state)
+            state = self.start() if state is None else state
             here = mt.tensor(x[t])
             state = self.step(w, here, state)
             if t in targets:
@@ -155,6 +218,14 @@ class Reference:
         self.descend(gradients)
 
 
+def rows_of(kind, hidden):
+    """How many rows of weights there are, 0 if the blocks cannot have so many units."""
+    size = BLOCKS.get(kind, 1)
+    if hidden % size:
+        return 0
+    return sum(KINDS[kind].width(gate, hidden, size) for gate in KINDS[kind].gates)
+
+
 def reference(kind, weights, chunk, lr, masks, output, loss, update):
     """The same as `fit`, in operations."""
     K, N, T = chunk.inputs.shape[:3]
@@ -164,8 +235,11 @@ def reference(kind, weights, chunk, lr, masks, output, loss, update):
     last = chunk.targets.ndim == (2 if chunk.targets.dtype.kind == "i" else 3)
     outputs = np.zeros((K, N, O) if last else (K, N, T, O))
     trained = []
+    rows = weights["weight_ih"].shape[1]
+    hidden = next(h for h in range(1, rows + 1) if rows_of(kind, h) == rows)
     for k in range(K):
         own = {name: value[k] for name, value in weights.items()}
+        own["hidden"] = hidden
         kept = {name: np.broadcast_to(m, weights[name].shape)[k] for name, m in masks.items()}
         trial = Reference(kind, own, rates[k], output, loss, update, kept)
         for n in range(N):
@@ -219,7 +293,7 @@ def problems(draw, sequences=3):
     options = {name: draw(truth) for name in ("symbols", "classes", "last", "lengths", "mask")}
     output, loss = draw(st.sampled_from(OUTPUTS))
     return {
-        "kind": draw(st.sampled_from(sorted(KINDS))),
+        "kind": draw(st.integers(0, 1000)),  # see `build`
         "sizes": [draw(st.integers(1, most)) for most in (3, sequences, 5, 4, 3, 3)],
         "bias": draw(st.sampled_from([False, True, "both"])),
         "direct": draw(truth),
@@ -234,10 +308,16 @@ def problems(draw, sequences=3):
     }
 
 
-def build(p):
-    """Weights, sequences and masks of a problem."""
+def build(p, driver="arrays"):
+    """Weights, sequences and masks of a problem; and its kind, if that was a number."""
     rng = np.random.default_rng(p["seed"])
     trials, sequences, steps, inputs, hidden, outputs = p["sizes"]
+    if isinstance(p["kind"], int):
+        kinds = COMPILED if driver == "numba" else sorted(KINDS)
+        p["kind"] = kinds[p["kind"] % len(kinds)]
+    if driver == "numba":
+        trials = 4 * trials - 3  # less and more than a register holds
+    hidden *= BLOCKS.get(p["kind"], 1)
     weights = draw_weights(rng, p["kind"], trials, inputs, hidden, outputs, p["bias"], p["direct"])
     chunk = draw_chunk(rng, trials, sequences, steps, inputs, outputs, p["options"])
     masks = {}
@@ -247,7 +327,7 @@ def build(p):
 
 
 PLAIN = {
-    "kind": "lstm",
+    "kind": "blocks",
     "sizes": (2, 50, 7, 3, 4, 2),
     "bias": True,
     "direct": False,
@@ -272,37 +352,41 @@ def changed(p, **changes):
 
 
 @given(p=problems(), pieces=st.integers(1, 2))
-def test_every_option_is_the_ordinary_path(p, pieces):
-    weights, chunk, masks = build(p)
+def test_every_option_is_the_ordinary_path(driver, p, pieces):
+    weights, chunk, masks = build(p, driver)
     pieces = min(pieces, chunk.inputs.shape[1])
-    compare(p["kind"], weights, chunk, 0.1, masks, **p["how"], pieces=pieces)
+    compare(p["kind"], weights, chunk, 0.1, masks, **p["how"], pieces=pieces, driver=driver)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"kind": "gru", "symbols": True, "classes": True, "output": "softmax", "last": False},
-        {"kind": "peephole_lstm", "lengths": True, "output": "sigmoid", "update": "step"},
+        {"symbols": True, "classes": True, "output": "softmax", "last": False},
+        {"kind": "own_cell", "lengths": True, "output": "sigmoid", "update": "step"},
     ],
-    ids=["lstm", "gru-symbols", "peephole-steps"],
+    ids=["blocks-symbols", "own-steps"],
 )
-def test_fifty_sequences_stay_together(changes):
+def test_fifty_sequences_stay_together(driver, changes):
     p = changed(PLAIN, **changes)
     weights, chunk, masks = build(p)
-    trained = compare(p["kind"], weights, chunk, [0.1, 0.3], masks, **p["how"], pieces=4)
+    rates = [0.1, 0.3]
+    trained = compare(p["kind"], weights, chunk, rates, masks, **p["how"], pieces=4, driver=driver)
     assert all(np.abs(trained[name] - weights[name]).max() > 1e-3 for name in weights)
 
 
 @given(p=problems(sequences=5), pieces=st.integers(1, 3), data=st.data())
-def test_a_trial_is_the_same_in_every_stack_and_in_chunks_of_any_size(p, pieces, data):
+def test_a_trial_is_the_same_in_every_stack_and_in_chunks_of_any_size(driver, p, pieces, data):
     """To the last bit, in both dtypes; others may have longer sequences."""
-    weights, chunk, masks = build(changed(p, lengths=True))
-    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    p = changed(p, lengths=True)
+    weights, chunk, masks = build(p, driver)
+    dtype = "float64"
+    if p["kind"] == "blocks" or driver == "arrays":
+        dtype = data.draw(st.sampled_from(["float32", "float64"]))
     weights = {name: value.astype(dtype) for name, value in weights.items()}
     K, N = chunk.inputs.shape[:2]
     lr = np.linspace(0.1, 0.5, K)
-    errors, trained = fit(p["kind"], weights, chunk, lr, masks=masks, **p["how"])
+    how = {**p["how"], "driver": driver, "threads": data.draw(st.integers(1, 2))}
+    errors, trained = fit(p["kind"], weights, chunk, lr, masks=masks, **how)
     k = data.draw(st.integers(0, K - 1))
     longest = chunk.lengths[k].max()
     own = [a if a is None else a[k : k + 1] for a in chunk]
@@ -318,7 +402,7 @@ def test_a_trial_is_the_same_in_every_stack_and_in_chunks_of_any_size(p, pieces,
         lr[k],
         pieces=min(pieces, N),
         masks={name: mask[k : k + 1] for name, mask in masks.items()},
-        **p["how"],
+        **how,
     )
     for name in weights:
         np.testing.assert_array_equal(apart[name][0], trained[name][k], err_msg=name)
@@ -326,42 +410,45 @@ def test_a_trial_is_the_same_in_every_stack_and_in_chunks_of_any_size(p, pieces,
     np.testing.assert_array_equal(alone[1][0], errors[1][k])
 
 
-def test_a_long_sequence_beside_a_short_one():
+def test_a_long_sequence_beside_a_short_one(driver):
     """More steps than a block has, in one trial only."""
     p = changed(PLAIN, sizes=(2, 2, 75, 2, 3, 1), lengths=True)
     weights, chunk, masks = build(p)
     chunk.lengths[...] = [[75, 33], [5, 6]]
-    compare("lstm", weights, chunk, 0.1, masks, **p["how"])
-    _, together = fit("lstm", weights, chunk, 0.1)
+    compare("blocks", weights, chunk, 0.1, masks, **p["how"], driver=driver)
+    _, together = fit("blocks", weights, chunk, 0.1, driver=driver)
     short = Sequences(chunk.inputs[1:, :, :6], chunk.targets[1:], chunk.lengths[1:])
-    _, alone = fit("lstm", {n: w[1:] for n, w in weights.items()}, short, 0.1)
+    _, alone = fit("blocks", {n: w[1:] for n, w in weights.items()}, short, 0.1, driver=driver)
     for name in weights:
         np.testing.assert_array_equal(alone[name][0], together[name][1])
 
 
-def test_what_lies_behind_the_end_of_a_sequence_is_not_read():
+def test_what_lies_behind_the_end_of_a_sequence_is_not_read(driver):
     weights, chunk, _ = build(changed(PLAIN, lengths=True))
     behind = np.arange(7) >= chunk.lengths[:, :, None]
     other = chunk._replace(inputs=np.where(behind[..., None], np.nan, chunk.inputs))
-    before, after = fit("lstm", weights, chunk, 0.1), fit("lstm", weights, other, 0.1)
+    before, after = (
+        fit("blocks", weights, chunk, 0.1, driver=driver),
+        fit("blocks", weights, other, 0.1, driver=driver),
+    )
     np.testing.assert_array_equal(before[0][0], after[0][0])
     assert not any(np.isnan(value).any() for value in after[1].values())
 
 
-def test_a_trial_that_diverges_disturbs_no_other():
-    weights, chunk, _ = build(changed(PLAIN, kind="rnn_relu"))
-    one, _ = fit("rnn_relu", weights, chunk, [0.01, 0.01])
-    errors, trained = fit("rnn_relu", weights, chunk, [0.01, 1e30])
+def test_a_trial_that_diverges_disturbs_no_other(driver):
+    weights, chunk, _ = build(PLAIN)
+    one, _ = fit("blocks", weights, chunk, [0.01, 0.01], driver=driver)
+    errors, trained = fit("blocks", weights, chunk, [0.01, 1e200], driver=driver)
     assert not np.isfinite(errors[0][1]).all()
     np.testing.assert_array_equal(errors[0][0], one[0][0])
     assert all(np.isfinite(value[0]).all() for value in trained.values())
 
 
-def test_float32_follows_float64():
+def test_float32_follows_float64(driver):
     weights, chunk, _ = build(changed(PLAIN, sizes=(3, 20, 40, 2, 5, 2)))
-    errors, trained = fit("lstm", weights, chunk, 0.05)
+    errors, trained = fit("blocks", weights, chunk, 0.05, driver=driver)
     narrow = {name: value.astype(np.float32) for name, value in weights.items()}
-    found, near = fit("lstm", narrow, chunk, 0.05)
+    found, near = fit("blocks", narrow, chunk, 0.05, driver=driver)
     assert found[0].dtype == np.float32
     close(found[0], errors[0], "loss", 1e-5)
     for name, value in trained.items():
@@ -372,11 +459,11 @@ def test_float32_follows_float64():
 # -- between the chunks
 
 
-def test_rates_masks_and_weights_may_change_between_chunks():
+def test_rates_masks_and_weights_may_change_between_chunks(driver):
     weights, chunk, _ = build(changed(PLAIN, sizes=(3, 6, 4, 2, 3, 1)))
     given = {name: value.copy() for name, value in weights.items()}
     parts = [Sequences(*[None if a is None else a[:, i : i + 2] for a in chunk]) for i in (0, 2, 4)]
-    run = fit_online(lstm, given, parts, 0.2)
+    run = fit_online(blocks, given, parts, 0.2, block_size=2, driver=driver)
     next(run)
     after_one = {name: value.copy() for name, value in given.items()}
     run.lr[1] = 0
@@ -395,26 +482,29 @@ def test_rates_masks_and_weights_may_change_between_chunks():
         next(run)
 
 
-def test_with_rates_of_zero_it_only_measures():
+def test_with_rates_of_zero_it_only_measures(driver):
     weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 2), last=False, mask=True))
-    errors, same = fit("lstm", weights, chunk, 0, outputs=True)
+    errors, same = fit("blocks", weights, chunk, 0, outputs=True, driver=driver)
     for name, value in weights.items():
         np.testing.assert_array_equal(same[name], value)
-    wanted, _ = reference("lstm", weights, chunk, 0, {}, *PLAIN["how"].values())
+    wanted, _ = reference("blocks", weights, chunk, 0, {}, *PLAIN["how"].values())
     for mine, theirs in zip(errors, wanted, strict=True):
         close(mine, theirs, "measured")
 
 
-def test_all_trials_may_see_the_same():
+def test_all_trials_may_see_the_same(driver):
     weights, chunk, _ = build(changed(PLAIN, lengths=True, last=False, mask=True))
     shared = Sequences(*[a[:1] for a in chunk])
     spread = Sequences(*[np.repeat(a[:1], 2, axis=0) for a in chunk])
-    one, two = fit("lstm", weights, shared, 0.1), fit("lstm", weights, spread, 0.1)
+    one, two = (
+        fit("blocks", weights, shared, 0.1, driver=driver),
+        fit("blocks", weights, spread, 0.1, driver=driver),
+    )
     np.testing.assert_array_equal(one[0][0], two[0][0])
 
 
 def test_a_chunk_is_drawn_ahead_in_another_thread():
-    weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 1)))
+    weights, chunk, _ = build(changed(PLAIN, kind="own_cell", sizes=(2, 3, 4, 2, 3, 1)))
     drawn, second = [], threading.Event()
 
     def draw():
@@ -423,7 +513,7 @@ def test_a_chunk_is_drawn_ahead_in_another_thread():
             second.set()
         return chunk if len(drawn) < 4 else None
 
-    run = fit_online(lstm, weights, draw, 0.1)
+    run = fit_online(own, weights, draw, 0.1, driver="arrays")
     assert not drawn
     next(run)
     assert second.wait(10)
@@ -433,9 +523,9 @@ def test_a_chunk_is_drawn_ahead_in_another_thread():
 
 
 def test_what_goes_wrong_while_drawing_is_raised_in_its_turn():
-    weights, chunk, _ = build(changed(PLAIN, sizes=(2, 3, 4, 2, 3, 1)))
+    weights, chunk, _ = build(changed(PLAIN, kind="own_cell", sizes=(2, 3, 4, 2, 3, 1)))
     chunks = [chunk, chunk._replace(targets=chunk.targets[:, :, :0]), chunk]
-    run = fit_online(lstm, weights, chunks, 0.1)
+    run = fit_online(own, weights, chunks, 0.1, driver="arrays")
     next(run)
     with pytest.raises(ValueError, match="targets must be"):
         next(run)
@@ -447,13 +537,13 @@ def test_what_goes_wrong_while_drawing_is_raised_in_its_turn():
 
 
 def test_bad_arguments_are_refused():
-    weights, chunk, _ = build(PLAIN)
+    weights, chunk, _ = build(changed(PLAIN, kind="own_cell"))
 
-    def refused(match, error=ValueError, cell=lstm, change=None, lr=0.1, **options):
+    def refused(match, error=ValueError, cell=own, change=None, lr=0.1, **options):
         given = {**weights, **(change or {})}
         given = {name: value for name, value in given.items() if value is not None}
         with pytest.raises(error, match=match):
-            fit_online(cell, given, [chunk], lr, **options)
+            fit_online(cell, given, [chunk], lr, **{"driver": "arrays", **options})
 
     refused("output must be 'linear' or 'sigmoid' or 'softmax', got 'tanh'", output="tanh")
     refused("loss must be", loss="mse")
@@ -461,25 +551,25 @@ def test_bad_arguments_are_refused():
     refused("driver must be", driver="steps")
     refused("cross-entropy needs probabilities", loss="cross_entropy")
     refused("threads must be a positive integer", threads=0)
+    refused("block_size must be a positive integer", block_size=1.0)
     refused("cell must be a recurrence.Cell", TypeError, cell=mt.tanh)
     refused(r"missing \['weight_hh'\]", change={"weight_hh": None})
     refused(r"unknown \['p_i'\]", change={"p_i": np.ones((2, 4))})
-    refused("must be a NumPy array", TypeError, change={"bias_ih": mt.zeros((2, 16))})
-    refused(
-        "all be float32, or all float64", TypeError, change={"bias_ih": np.zeros((2, 16), "f4")}
-    )
-    refused("all be float32, or all", TypeError, change={"bias_ih": np.zeros((2, 16), int)})
+    refused("must be a NumPy array", TypeError, change={"bias_ih": mt.zeros((2, 8))})
+    refused("all be float32, or all float64", TypeError, change={"bias_ih": np.zeros((2, 8), "f4")})
+    refused("all be float32, or all", TypeError, change={"bias_ih": np.zeros((2, 8), int)})
+    refused("gates .* have 5 for each block", change={"w": None}, block_size=3, cell=blocks)
     refused("three axes", change={"weight_ih": weights["weight_ih"][0]})
-    refused(r"bias_ih is \(2, 15\) instead of \(2, 16\)", change={"bias_ih": np.zeros((2, 15))})
+    refused(r"bias_ih is \(2, 7\) instead of \(2, 8\)", change={"bias_ih": np.zeros((2, 7))})
     refused("readout_weight is", change={"readout_weight": np.zeros((2, 2, 5))})
-    refused("read-only", change={"bias_ih": np.broadcast_to(0.0, (2, 16))})
+    refused("read-only", change={"bias_ih": np.broadcast_to(0.0, (2, 8))})
     refused("lr must be one number or 2", lr=[0.1] * 3)
     refused("finite and not negative", lr=-0.1)
     refused("finite and not negative", lr=[0.1, np.nan])
     refused(r"masks for \['weight'\]", masks={"weight": 1})
     refused("mask of bias_ih has shape", masks={"bias_ih": np.ones(3)})
     with pytest.raises(TypeError, match="a function that draws a chunk, or an iterable"):
-        fit_online(lstm, weights, 3, 0.1)
+        fit_online(own, weights, 3, 0.1, driver="arrays")
 
 
 def test_a_cell_that_cannot_be_derived_is_refused():
@@ -493,13 +583,14 @@ def test_a_cell_that_cannot_be_derived_is_refused():
 
 
 def test_bad_chunks_are_refused():
-    weights, chunk, _ = build(changed(PLAIN, last=False, lengths=True, mask=True))
+    weights, chunk, _ = build(changed(PLAIN, kind="own_cell", last=False, lengths=True, mask=True))
     x = chunk.inputs
     symbols = np.zeros(x.shape[:3], int)
 
     def refused(match, error=ValueError, **changes):
+        wrong = chunk._replace(**changes)
         with pytest.raises(error, match=match):
-            next(fit_online(lstm, weights, [chunk._replace(**changes)], 0.1))
+            next(fit_online(own, weights, [wrong], 0.1, driver="arrays"))
 
     refused(r"inputs must be \(K, N, T, I = 3\)", inputs=x[0])
     refused(r"inputs must be \(K, N, T, I = 3\)", inputs=x[..., :2])
@@ -518,7 +609,7 @@ def test_bad_chunks_are_refused():
     refused("no axis T", targets=chunk.targets[:, :, 0])
     refused(r"mask must be \(K, N = 50, T = 7\) truths", mask=chunk.mask * 1)
     with pytest.raises(TypeError, match="a chunk must be Sequences"):
-        next(fit_online(lstm, weights, [x], 0.1))
+        next(fit_online(own, weights, [x], 0.1, driver="arrays"))
 
 
 # -- that these tests can fail
@@ -549,4 +640,33 @@ def test_planted_faults_are_seen(fault, monkeypatch):
         monkeypatch.setattr(online_arrays.Lesson, "_load", shifted)
     weights, chunk, masks = build(p)
     with pytest.raises(AssertionError):
-        compare("lstm", weights, chunk, 0.1, masks, **p["how"])
+        compare("blocks", weights, chunk, 0.1, masks, **p["how"], driver="arrays")
+
+
+@pytest.mark.skipif(compiled.numba() is None, reason="Numba is not installed")
+@pytest.mark.parametrize("fault", ["rates", "places", "numbers"])
+def test_planted_faults_of_compiled_loops_are_seen(fault, monkeypatch):
+    """In what is handed to the loops; they themselves are made from the cell's derivation."""
+    p = changed(PLAIN, sizes=(3, 3, 9, 2, 3, 2), last=False, lengths=True)
+    kind = online_loops.Online
+    if fault == "rates":
+        monkeypatch.setattr(kind, "_pack", lambda *_: None)
+    if fault == "places":
+        arrange = kind._arrange_weights
+
+        def swapped(self):
+            arrange(self)
+            self.index[:2] = self.index[1::-1]
+
+        monkeypatch.setattr(kind, "_arrange_weights", swapped)
+    if fault == "numbers":
+        remember = kind._arrange_memory
+
+        def lossy(self, steps):
+            remember(self, steps)
+            self.numbers["loss_kind"] = 1
+
+        monkeypatch.setattr(kind, "_arrange_memory", lossy)
+    weights, chunk, masks = build(p)
+    with pytest.raises(AssertionError):
+        compare("blocks", weights, chunk, 0.1, masks, **p["how"], driver="numba")

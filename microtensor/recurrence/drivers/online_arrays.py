@@ -137,7 +137,9 @@ class Buffers:
         program, H, dtype = problem.cell.program, problem.hidden, problem.dtype
         I = 0 if symbols else problem.inputs
         T = self.capacity = -(-steps // BLOCK) * BLOCK
-        sizes = Sizes(program, np, dtype, T, trials, I, H, 1, True, False, padded, True)
+        sizes = Sizes(
+            program, np, dtype, T, trials, I, H, problem.block_size, True, False, padded, True
+        )
         plan = self.plan = Plan(program, sizes)
         for array in (plan.gates, plan.values):
             array[...] = 0

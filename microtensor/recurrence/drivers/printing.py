@@ -27,7 +27,7 @@ from microtensor.recurrence import symbols
 from microtensor.recurrence.derivation import Derivation, parts
 from microtensor.recurrence.symbols import Symbol
 
-_DEAR = {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "power"}
+DEAR = {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "power"}
 _SWITCHES = {"relu", "maximum", "minimum", "clip", "where"}
 _BY_NAME = {"maximum", "minimum"}  # of which a third positional argument is deprecated
 BUFFERS = ("t", "mask", "few_t", "few_mask")  # numbers and truths, of units and of blocks
@@ -330,7 +330,7 @@ class Program:
                 return
             if value in places:
                 self.reads.add(places[value])
-            elif value.op in _DEAR and value in self.forward_parts:
+            elif value.op in DEAR and value in self.forward_parts:
                 stored.setdefault(value, f"v{len(stored)}")
             else:
                 for argument in value.args:
