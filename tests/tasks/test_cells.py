@@ -209,7 +209,7 @@ def test_quick_judges_counts_only(tasks_cli: Any) -> None:
     done = tasks_cli("run cells --preset quick --check --json")
     assert done.code == 0, done.stderr
     judged = {row["name"]: row["ok"] for row in done.json["rows"] if row["ok"] is not None}
-    assert len(judged) == 4
+    assert len(judged) == 5
     assert all(judged.values())
     assert all("parameters" in name or "weights" in name for name in judged)
     figures = sorted(path.name for path in done.out.rglob("*.png"))
@@ -226,7 +226,7 @@ def test_cells_that_learn_nothing_make_check_exit_with_1(tasks_cli: Any, monkeyp
     missed = [row["name"] for row in done.json["rows"] if row["ok"] is False]
     assert missed
     assert all(name.startswith("claim, ") for name in missed)
-    assert sum("far better" in name for name in missed) == 6
+    assert sum("far better" in name for name in missed) == 8
 
 
 def test_it_is_found() -> None:
