@@ -7,10 +7,11 @@ once on symbols, leave an expression; and the gradient of that tensor is an expr
 
 Equal expressions are one object (hash-consing), so what the forward and the backward pass have in
 common is computed once. What is known is folded on the way: zeros, ones, numbers among themselves.
-Two patterns are recognised:
+Three patterns are recognised:
 
     1 / (1 + exp(min(-x, 709)))   is sigmoid(x), a single operation, which drivers compute by tanh
     (1 - z) a + z b               is a + z (b - a), with one product less
+    2 a sigmoid(x) - a            is a tanh(x / 2), unless x is a gate: all gates share one tanh
 """
 
 from __future__ import annotations
@@ -176,6 +177,10 @@ def subtract(a: Symbol | float, b: Symbol | float) -> Symbol:
         return negative(b)
     if b.op == "negative":
         return add(a, b.args[0])
+    if a.op == "multiply" and b.op == "constant":
+        for factor, x in (a.args, a.args[::-1]):
+            if x.op == "sigmoid" and x.args[0].op != "input" and _is(factor, 2 * b.args[0]):
+                return multiply(b, Symbol("tanh", multiply(x.args[0], 0.5)))
     return _folded("subtract", np.subtract, a, b)
 
 
