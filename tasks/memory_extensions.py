@@ -1000,10 +1000,10 @@ def _ratio_curves(axes: Any, run: Run, shown: Sequence[tuple[Recall, str]], metr
         scale = case.floor if metric == "loss" else 1.0
         plots.curves(axes, updates, values / scale, label=label, color=color, style=style)
     axes.set_xscale("log")
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, 15 * right)  # room for the name of the level
     axes.set_yscale("log")
-    plots.reference_levels(axes, (Level("best without memory", 1.0),))
+    axes.tick_params(axis="x", which="minor", labelbottom=False)  # they overlap in a short run
+    # On the left, where nothing has been learnt and all curves are above it.
+    plots.reference_levels(axes, (Level("best without memory", 1.0),), side="left")
     axes.set_xlabel("update")
     axes.set_ylabel("loss / loss of the best without memory")
 

@@ -60,17 +60,17 @@ def curves(
     axes.plot(steps, median, style, color=color, linewidth=2.0, label=text)
 
 
-def reference_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dotted horizontal lines, each with its name and value written on it."""
+def reference_levels(axes: Axes, levels: Sequence[Level], side: str = "right") -> None:
+    """Dotted horizontal lines, each with its name and value written on it, at the side."""
     for level in levels:
         axes.axhline(level.value, color="0.35", linestyle=":", linewidth=1.2)
         axes.annotate(
             f"{level.name}: {level.value:.4g}",
-            xy=(0.995, level.value),
+            xy=(0.995 if side == "right" else 0.015, level.value),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
             textcoords="offset points",
-            ha="right",
+            ha=side,
             va="bottom",
             fontsize=8,
             color="0.25",

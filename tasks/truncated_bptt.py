@@ -827,7 +827,8 @@ def _curves_figure(run: Run) -> Figure:
                     level.name, xy=(0.01, level.value), xycoords=("axes fraction", "data"),
                     xytext=(0, 2), textcoords="offset points", fontsize=8, color="0.25",
                 )  # fmt: skip
-        axes.legend(loc="upper right", frameon=False, fontsize=8)
+        # Below: a single trial may jump anywhere.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
     np.atleast_1d(panels)[0].set_ylabel("validation cross-entropy (nats)")
     figure.suptitle("Each style at its best learning rate")
     return figure
