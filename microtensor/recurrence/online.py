@@ -153,8 +153,9 @@ def fit_online(
         changed or copied between two chunks.
     data
         A function without arguments that draws the next chunk, and gives None when there is no
-        more; or an iterable of chunks. A second thread draws one chunk ahead, so a function must
-        not depend on what the loop over `fit_online` does between chunks.
+        more; or an iterable of chunks. A second thread draws one chunk ahead. So where a finished
+        trial makes room for another one, the chunk that comes next is still the old trial's: keep
+        its rate at 0 for that chunk, and put the new weights in after it.
     lr
         Learning rate of all trials, or K of them. A trial whose rate is 0 keeps its weights; if all
         are 0, nothing but the forward pass is computed.
