@@ -35,6 +35,7 @@ from microtensor.recurrence.symbols import Symbol
 SIZES = (
     *("trials", "first", "N", "I", "H", "O", "S", "blocks", "F"),  # S: units of a block
     "X",  # inputs that stand among the numbers of a step: all, or none if they are symbols
+    *("steps", "shared"),  # of the inputs: the length of axis T, whether all trials see the same
     *("symbols", "direct", "last", "per_step", "training", "keep"),
     *("output", "loss_kind"),  # as numbers: places in online.OUTPUTS and online.LOSSES
     *("row", "dz_row", "state_row"),  # from step to step
@@ -476,7 +477,7 @@ class Loops:
             *_function(
                 "run(s, m, w, rate, marks, inputs, shown, y_given, classes, lengths, used, loss, "
                 "worst, out)",
-                "ints mw m ints four shown four shown lengths used two two four",
+                "ints mw m ints m shown four shown lengths used two two four",
                 kinds,
                 RUN.splitlines(),
             ),
@@ -755,10 +756,13 @@ for n in range(N):
     if not symbols:
         for l in range(L):
             k = min(first + l, trials - 1)
-            kk = k if inputs.shape[0] > 1 else 0
-            for t in range(longest):
+            source = 0 if shared else k * N * steps * I
+            source += n * steps * I
+            at = seen * L + l
+            for _ in range(longest):
                 for i in range(I):
-                    m[(seen + t * row + i) * L + l] = inputs[kk, n, t, i]
+                    m[at + i * L] = inputs[source + i]
+                source, at = source + I, at + row * L
     store(m, total * L, zero)
     store(m, far * L, zero)
     if not per_step:
@@ -951,7 +955,8 @@ class Online:
             at += sum([len(part) for part in found])
         self.index = np.concatenate([part for found in parts.values() for part in found])
         self.history = self.places["wx"]
-        self.known = self.index >= 0
+        self.home = np.empty(sum(sizes), int)  # and back: each number's place in `w`
+        self.home[self.index[self.index >= 0]] = np.flatnonzero(self.index >= 0)
         shape = (self.groups, len(self.index) * self.width)
         self.w, self.rate = np.zeros(shape, p.dtype), np.zeros(shape, p.dtype)
 
@@ -1027,21 +1032,20 @@ class Online:
 
     def _pack(self, values: dict[str, Array], into: Array) -> None:
         """Weights by name (K, ...) into (groups, numbers * lanes)."""
-        K = self.problem.trials
-        flat = np.concatenate([values[name].reshape(K, -1) for name in self.problem.shapes], axis=1)
-        lanes = np.zeros((self.groups * self.width, len(self.index)), into.dtype)
-        lanes[:K, self.known] = flat[:, self.index[self.known]]
-        into[...] = lanes.reshape(self.groups, self.width, -1).swapaxes(1, 2).reshape(into.shape)
+        K, groups = self.problem.trials, self.groups
+        parts = [values[name].reshape(K, -1) for name in self.problem.shapes]
+        nothing = np.zeros((K, 1), into.dtype)  # the last one, where `index` is -1
+        lanes = np.concatenate([*parts, nothing], axis=1).take(self.index, axis=1)
+        whole = np.zeros((groups * self.width, len(self.index)), into.dtype)
+        whole[:K] = lanes
+        into.reshape(groups, -1, self.width)[...] = whole.reshape(groups, self.width, -1).swapaxes(
+            1, 2
+        )
 
     def _unpack(self, weights: dict[str, Array]) -> None:
-        K = self.problem.trials
+        K, at = self.problem.trials, 0
         lanes = self.w.reshape(self.groups, -1, self.width).swapaxes(1, 2)
-        lanes = lanes.reshape(self.groups * self.width, -1)[:K]
-        flat = np.empty(
-            (K, sum([int(np.prod(s)) for s in self.problem.shapes.values()])), lanes.dtype
-        )
-        flat[:, self.index[self.known]] = lanes[:, self.known]
-        at = 0
+        flat = lanes.reshape(self.groups * self.width, -1)[:K].take(self.home, axis=1)
         for name, shape in self.problem.shapes.items():
             size = int(np.prod(shape))
             weights[name][...] = flat[:, at : at + size].reshape(K, *shape)
@@ -1062,12 +1066,12 @@ class Online:
             self._arrange_memory(T)
         self._pack(weights, self.w)
         self._pack({n: np.broadcast_to(r, weights[n].shape) for n, r in rates.items()}, self.rate)
-        nothing = {4: np.zeros((0, 0, 0, 0), p.dtype), 3: np.zeros((0, 0, 0), np.int32)}
+        nothing = {n: np.zeros((0,) * n, np.int32 if n == 3 else p.dtype) for n in (1, 3, 4)}
         classes = chunk.targets.ndim == 3
         loss, worst = np.zeros((K, N), p.dtype), np.zeros((K, N), p.dtype)
         out = np.zeros((*chunk.used.shape, p.outputs), p.dtype) if p.keep else nothing[4]
         arrays = (
-            nothing[4] if symbols else chunk.inputs,
+            nothing[1] if symbols else chunk.inputs.reshape(-1),
             chunk.inputs if symbols else nothing[3],
             nothing[4] if classes else chunk.targets,
             chunk.targets if classes else nothing[3],
@@ -1084,6 +1088,8 @@ class Online:
                 mine = {
                     "first": group * self.width,
                     "N": N,
+                    "steps": T,
+                    "shared": len(chunk.inputs) == 1,
                     "last": chunk.last,
                     "training": bool(self.rate[group].any()),
                 }
