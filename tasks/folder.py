@@ -19,6 +19,7 @@ number of jobs: the same settings and seed give the same bytes.
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import math
@@ -283,7 +284,10 @@ def configuration(
         "numpy": np.__version__,
         "microtensor": mt.__version__,
         "commit": _commit(),
+        "driver": "arrays" if backend == "cupy" else mt.recurrence.driver(),
     }
+    if versions["driver"] == "numba":
+        versions["numba"] = importlib.metadata.version("numba")
     if backend == "cupy":
         import cupy
 
@@ -352,6 +356,10 @@ def _check_same(saved: Mapping[str, Any], config: Mapping[str, Any], path: Path)
     files, own = ([one["hash"] for one in c.get("data", ())] for c in (saved, now))
     if files != own:
         different.append(f"data {files} there, {own} here")
+    # They differ in the last bit. Runs from before there was a choice went through arrays.
+    there, here = (c.get("versions", {}).get("driver", "arrays") for c in (saved, now))
+    if there != here:
+        different.append(f"driver {there!r} there, {here!r} here: set MICROTENSOR_DRIVER={there}")
     old = saved.get("settings", {})
     for name, value in now["settings"].items():
         # More (or fewer) trials of the same settings are the same run made longer.

@@ -8,11 +8,14 @@
                 machine has nothing else to do (the operations alone take two or three minutes)
 """
 
+import atexit
 import gc
 import importlib.util
 import os
 import random
+import shutil
 import sys
+import tempfile
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -23,6 +26,12 @@ from typing import Any, NamedTuple
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Compiling cells is for the tests that are about it, and not into the user's cache folder. This
+# also reaches processes that tests start.
+os.environ.setdefault("MICROTENSOR_DRIVER", "arrays")
+if "MICROTENSOR_CACHE" not in os.environ:
+    os.environ["MICROTENSOR_CACHE"] = tempfile.mkdtemp(prefix="microtensor-")
+    atexit.register(shutil.rmtree, os.environ["MICROTENSOR_CACHE"], ignore_errors=True)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -42,8 +51,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a card or PyTorch where there is none, and say so once for each reason."""
+    """Skip what needs a card, PyTorch or Numba where there is none, and say so."""
     missing = {}
+    if importlib.util.find_spec("numba") is None:
+        missing["numba"] = "Numba is not installed: pip install microtensor[fast]"
     if importlib.util.find_spec("torch") is None:
         missing["parity"] = "PyTorch is not installed: pip install torch==2.13.0"
     if not mt.backend_available("cupy"):

@@ -40,6 +40,8 @@ from microtensor.ops import (
     where,
 )
 from microtensor.recurrence import Cell, driver, gru, lstm, rnn_relu, rnn_tanh
+from microtensor.recurrence.driver import backward as fused_backward
+from microtensor.recurrence.driver import forward as fused_forward
 from microtensor.recurrence.drivers import arrays
 from microtensor.tensor import Tensor
 
@@ -681,15 +683,15 @@ def _whole_bias(bias: Any, cell: Cell, hidden: int, block_size: int) -> Any:
 
 @primitive(residuals=("lease",), composite=in_steps)
 def sequence(xp: Any, *operands: Array, run: Run) -> Any:
-    """The same as one operation: one node for all steps (see recurrence/drivers/arrays.py).
+    """The same as one operation: one node for all steps (see recurrence/drivers).
 
     Where a sequence has ended its output is the state that it ended with.
     """
-    return arrays.forward(xp, operands, run.call)
+    return fused_forward(xp, operands, run.call)
 
 
 def _all_gradients(g: Any, needs: Any, operands: Any, lease: Any, run: Run) -> list[Any]:
-    return arrays.backward(g, needs, operands, lease, run.call)
+    return fused_backward(g, needs, operands, lease, run.call)
 
 
 sequence.vjp_all(_all_gradients)

@@ -42,6 +42,7 @@ from typing import Any
 
 from microtensor.creation import detach
 from microtensor.ops import broadcast_to, concatenate, reshape, split
+from microtensor.recurrence.drivers.loops import Loops, made_for
 from microtensor.recurrence.drivers.printing import Program
 
 __all__ = ["Cell", "cell"]
@@ -225,18 +226,23 @@ class Cell:
         Raises
         ------
         TypeError
-            If the equations cannot be derived, with the reason. Such a cell runs step by step.
+            If the equations cannot be derived, with the reason: such a cell runs step by step. If
+            the driver is not made for the cell (see `recurrence.driver`).
         ValueError
             If the driver is unknown, or is "steps", which runs the equations as they stand.
         """
-        if driver != "arrays":
-            raise ValueError(f"only the driver 'arrays' runs printed source, not {driver!r}")
+        if driver not in ("arrays", "numba"):
+            raise ValueError(f"the drivers 'arrays' and 'numba' run printed source, not {driver!r}")
         program = self.program
         if program is None:
             raise TypeError(
                 f"cell {self.name} cannot be derived, and runs step by step: {self._program}"
             ) from self._program
-        return program.source()
+        if driver == "arrays":
+            return program.source()
+        if not made_for(self):
+            raise TypeError(f"cell {self.name} is none for the driver 'numba': it runs on arrays")
+        return Loops(program, general=False).source()
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """The equations as they stand, on numbers, arrays or tensors of one shape."""

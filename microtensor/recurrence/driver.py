@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
-from types import TracebackType
-from typing import overload
+from types import ModuleType, TracebackType
+from typing import Any, overload
 
-DRIVERS = ("arrays", "steps")
+import numpy as np
 
-_driver: ContextVar[str] = ContextVar("microtensor_recurrence_driver", default="arrays")
+from microtensor.recurrence.drivers import arrays, compiled
+from microtensor.recurrence.drivers import numba as loops
+from microtensor.recurrence.drivers.loops import made_for
+
+DRIVERS = ("numba", "arrays", "steps")
+
+_driver: ContextVar[str | None] = ContextVar("microtensor_recurrence_driver", default=None)
+_told: list[Exception] = []  # why a cell is not compiled, of which there has been a warning
 
 
 class _Choice:
     """A choice that has been made; as a context manager it ends with the block."""
 
-    def __init__(self, token: Token[str]) -> None:
+    def __init__(self, token: Token[str | None]) -> None:
         self._token = token
 
     def __enter__(self) -> None:
@@ -36,22 +46,83 @@ def driver(name: str) -> _Choice: ...
 def driver(name: str | None = None) -> str | _Choice:
     """Tell which driver runs recurrent layers, or choose: `driver("steps")`, also with `with`.
 
-    "arrays", the default, computes all steps of a layer as one operation, which `mt.explain` shows
-    as one node. "steps" is the loop over the cell's equations, in plain operations: several times
-    slower, and every contribution can be watched. Both give the same numbers, to rounding. The
-    choice belongs to the current thread or task.
+    "numba" and "arrays" compute all steps of a layer as one operation, which `mt.explain` shows as
+    one node: "numba" in loops that Numba compiles when a cell is first used (a second or so; kept
+    for later processes), "arrays" in calls of NumPy or CuPy. "steps" is the loop over the cell's
+    equations, in plain operations: several times slower, and every contribution can be watched.
+    All give the same numbers, to rounding.
 
-    Layers of modules, `GRU(reset="before")`, cells whose equations cannot be derived (see
-    `Cell.source`) and numbers other than float32 and float64 always run step by step; so does
-    everything under `detect_anomaly`, which then names the step's own operation.
+    The default is what the environment variable MICROTENSOR_DRIVER says, or else "numba" where
+    Numba can be imported and "arrays" where not. A choice belongs to the current thread or task.
+
+    What the Numba driver cannot do runs on arrays: CuPy's arrays, stacks of trials, cells that use
+    `per_block`, `feeds`, `truncated` or `biased`, and cells whose source Numba does not compile (of
+    which there is a warning, once, if "numba" was chosen in so many words). Layers of modules,
+    `GRU(reset="before")`, cells whose equations cannot be derived (see `Cell.source`) and numbers
+    other than float32 and float64 always run step by step; so does everything under
+    `detect_anomaly`, which then names the step's own operation.
 
     Raises
     ------
     ValueError
         If there is no driver of that name.
+    ModuleNotFoundError
+        If "numba" is chosen and Numba cannot be imported.
     """
     if name is None:
-        return _driver.get()
+        return _driver.get() or _default()
+    return _Choice(_driver.set(_checked(name, "")))
+
+
+def _checked(name: str, origin: str) -> str:
     if name not in DRIVERS:
-        raise ValueError(f"unknown driver {name!r}; there are {', '.join(map(repr, DRIVERS))}")
-    return _Choice(_driver.set(name))
+        known = ", ".join(map(repr, DRIVERS))
+        raise ValueError(f"unknown driver {name!r}{origin}; there are {known}")
+    if name == "numba" and compiled.numba() is None:
+        raise ModuleNotFoundError(
+            f"the driver 'numba'{origin} needs Numba, which cannot be imported here: "
+            "pip install microtensor[fast], or choose 'arrays'"
+        )
+    return name
+
+
+def _default() -> str:
+    chosen = os.environ.get("MICROTENSOR_DRIVER")
+    if chosen:
+        return _checked(chosen, " (MICROTENSOR_DRIVER)")
+    return "arrays" if compiled.numba() is None else "numba"
+
+
+def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
+    """What runs a call: the Numba driver, if it is wanted and can."""
+    if driver() != "numba" or xp is not np or call.trials is not None:
+        return arrays
+    if not made_for(call.program.cell):
+        return arrays
+    masked = call.mask is not None or call.valid is not None
+    x, h = operands[0], operands[1]
+    error = loops.prepare(call.program, x.dtype, h.shape[-1], masked)
+    if error is None:
+        return loops
+    if _driver.get() == "numba" and error not in _told:
+        _told.append(error)
+        warnings.warn(
+            f"Numba does not compile cell {call.program.cell.name}, which runs on arrays instead: "
+            f"{type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return arrays
+
+
+def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any, arrays.Lease]:
+    """All steps of a layer: (output, final state), and what `backward` will need."""
+    found: tuple[Any, arrays.Lease] = _module(xp, operands, call).forward(xp, operands, call)
+    return found
+
+
+def backward(g: Any, needs: Any, operands: Any, lease: arrays.Lease, call: Any) -> list[Any]:
+    """The gradients of a call, by the driver that has run it."""
+    module: Any = loops if isinstance(lease.plan, loops.Plan) else arrays
+    found: list[Any] = module.backward(g, needs, operands, lease, call)
+    return found

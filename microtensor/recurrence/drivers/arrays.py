@@ -23,6 +23,7 @@ handed to the user. The direction matters only here: a reversed layer reads the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from microtensor.backend import Array
@@ -72,17 +73,17 @@ class Lease:
 
     __slots__ = ("_home", "plan")
 
-    def __init__(self, plan: Plan, home: list[Plan]) -> None:
+    def __init__(self, plan: Any, home: list[Any]) -> None:
         self.plan, self._home = plan, home
 
     def __del__(self) -> None:
         self._home.append(self.plan)
 
 
-_waiting: dict[Sizes, list[Plan]] = {}
+_waiting: dict[Any, list[Any]] = {}
 
 
-def take(program: Program, sizes: Sizes) -> Lease:
+def take(make: Callable[[Any, Any], Any], program: Any, sizes: Any) -> Lease:
     """A plan that nobody uses, made if there is none."""
     home = _waiting.pop(sizes, None)
     _waiting[sizes] = home = [] if home is None else home  # now the youngest
@@ -90,7 +91,7 @@ def take(program: Program, sizes: Sizes) -> Lease:
         return Lease(home.pop(), home)
     except IndexError:
         _make_room()
-        return Lease(Plan(program, sizes), home)
+        return Lease(make(program, sizes), home)
 
 
 def _make_room() -> None:
@@ -568,7 +569,7 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
         *(program, xp, x.dtype, T, B, I, H, call.block_size),
         *(ones, masked, padded, call.recorded, call.trials),
     )
-    lease = take(program, sizes)
+    lease = take(Plan, program, sizes)
     plan = lease.plan
     plan.load(weights)
     inputs = _inside(x, call.time, call.reverse)

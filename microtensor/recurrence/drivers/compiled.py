@@ -13,14 +13,12 @@ The folder is `MICROTENSOR_CACHE`, or `microtensor` in the platform's place for 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import importlib
 import inspect
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,18 +42,18 @@ def numba() -> Any:
     return _numba or None
 
 
-def folder() -> Path:
+def folder() -> str:
     """Where generated modules are kept."""
     chosen = os.environ.get("MICROTENSOR_CACHE")
     if chosen:
-        return Path(chosen)
+        return chosen
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "microtensor"
+    return os.path.join(os.path.expanduser(base), "microtensor")
 
 
 def load(name: str, source: str, uses: Iterable[ModuleType] = ()) -> ModuleType:
@@ -99,15 +97,17 @@ def _hash(package: Any, source: str, uses: Iterable[ModuleType]) -> str:
         *(np.__version__, sys.version, binding.get_host_cpu_name()),
         *[inspect.getsource(module) for module in uses],
     ]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    sha256 = importlib.import_module("hashlib").sha256  # importing microtensor takes long enough
+    found: str = sha256("\0".join(parts).encode()).hexdigest()[:20]
+    return found
 
 
 def _load(package: Any, full: str, source: str) -> ModuleType:
-    path = folder() / f"{full}.py"
+    path = os.path.join(folder(), f"{full}.py")
     if _write(path, source):
         for _ in range(2):
             try:
-                return _run(full, source, str(path), on_disk=True)
+                return _run(full, source, path, on_disk=True)
             except package.errors.NumbaError:
                 raise  # the source itself cannot be compiled
             except Exception:  # machine code that cannot be read, or not be written
@@ -129,33 +129,36 @@ def _run(full: str, source: str, path: str, on_disk: bool) -> ModuleType:
     return module
 
 
-def _write(path: Path, source: str) -> bool:
+def _write(path: str, source: str) -> bool:
     """Put the text into its file unless it is there; whether it is there now.
 
     Written beside the file and then renamed: another process sees the whole text or none. Numba
     takes code for old when the text's time has changed, so all copies get the same time.
     """
     data = source.encode()
+    beside = f"{path}.{os.getpid()}.new"
     try:
-        if path.exists() and path.read_bytes() == data:
-            return True
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".new")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.utime(beside, (1e9, 1e9))
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                if file.read() == data:
+                    return True
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(data)
+        os.utime(beside, (1e9, 1e9))
+        os.replace(beside, path)
     except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
         return False
     return True
 
 
-def _forget(path: Path) -> None:
+def _forget(path: str) -> None:
     """Remove what Numba keeps of a module."""
+    kept = os.path.join(os.path.dirname(path), "__pycache__")
+    stem = os.path.basename(path).removesuffix("py")
     with contextlib.suppress(OSError):
-        for file in path.parent.glob(f"__pycache__/{path.stem}.*"):
-            file.unlink()
+        for name in os.listdir(kept):
+            if name.startswith(stem):
+                os.unlink(os.path.join(kept, name))

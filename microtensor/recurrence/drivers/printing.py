@@ -227,6 +227,7 @@ class Program:
         self._arrange_backward()
         self._print_jacobian()
         self._compiled: dict[str, Any] = {}
+        self.loops: dict[bool, Any] = {}  # what the Numba driver makes of the cell
         self.runs = self._runs_of(self.gate_order)
         self.back_runs = self._runs_of(self.gate_rows)
 

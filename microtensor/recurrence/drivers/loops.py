@@ -1,0 +1,420 @@
+"""A cell as loops for Numba: printed from its expressions (derivation.py, scalars.py).
+
+Sizes: T steps, B sequences, I inputs, H units, and P, which is H rounded up to whole `Lanes`
+(lanes.py): the units of a layer are computed side by side. All numbers of a call stand in one flat
+array `m`, and all sizes and places in a second one, `s`. The places:
+
+- `hx`: a row [x; 1; h] for each step and sequence, so that input product, recurrent product and
+  biases are one matrix product. Its h is the one before the step.
+- `record`: for each step and sequence the rest of the old state, and what the backward pass needs
+  and would be dear to compute again. Without a backward pass all steps write to the same place.
+- `z`, `dz`: a row of P numbers for each product, and what arrives at them.
+- `weight` is [W_ih b W_hh] transposed, `back` is W_hh, `back_x` is W_ih, `dw` the gradient of the
+  first. Padded units have weights 0, and no sum ever runs over them.
+
+Two functions are printed for a cell, in two variants: without and with masks for recurrent dropout
+and for sequences of different lengths. Their products are a third, the same for all cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from microtensor.recurrence import symbols
+from microtensor.recurrence.derivation import parts
+from microtensor.recurrence.drivers import scalars
+from microtensor.recurrence.drivers.printing import DEAR, Program
+from microtensor.recurrence.symbols import Symbol
+
+# What `s` holds, in this order: sizes, the distances between rows, and places in `m`.
+NUMBERS = (
+    *("T", "B", "H", "P", "I", "X"),  # X: inputs, rounded up
+    *("F", "M", "R"),  # the length of a row of hx, of z, of record
+    *("record_step", "g_step"),  # from step to step; 0 where all steps use the same place
+    *("hx", "record", "z", "weight", "unit", "mask", "valid"),
+    *("dz", "g", "dh", "edge", "back", "back_x", "dx", "dw", "d_unit"),
+    *("weights_wanted", "input_wanted"),
+)
+ROWS_AT_ONCE = 256  # of the long product of a weight gradient: what stays in the nearest cache
+
+
+def _at(place: str, row: int) -> str:
+    """The place of one of several rows of P numbers."""
+    return f"{place} + {row} * P" if row else place
+
+
+def _flushed(variable: str) -> str:
+    """The statement that makes something 0 where it is below 1e-31 (float64: 1e-292).
+
+    What fades over many steps would end among the subnormal numbers, which some processors
+    multiply a hundred times as slowly.
+    """
+    return f"{variable} = ({variable} + faint) - faint"
+
+
+def product_source(dtype: str, width: int, rows: int) -> str:
+    """The product of matrices, as a module.
+
+    c[r, j] = sum over k of a[r, k] b[k, j], where the k are `groups` times `count`. Blocks of
+    `rows` times two lanes stay in registers.
+    """
+    lines: list[str] = []
+
+    def tile(rows: int, lanes: int, sums: int = 1) -> None:
+        """One block at row r and column j; `sums`: partial sums, where they would be a chain."""
+        cells = [(i, v) for i in range(rows) for v in range(lanes)]
+        write = [f"c{i}_{v}_{u} = real(0.0)" for i, v in cells for u in range(sums)]
+        write += ["for group in range(groups):"]
+        write += ["    p, q = a + r * a_row + group * a_group, b + group * count * b_k + j"]
+
+        def terms(u: int) -> list[str]:
+            found = [f"x{v} = load(m, q + {v * width})" for v in range(lanes)]
+            for i in range(rows):
+                found.append(f"w = spread(m, p + {i} * a_row)")
+                found += [f"c{i}_{v}_{u} = c{i}_{v}_{u} + w * x{v}" for v in range(lanes)]
+            return [*found, "p, q = p + a_k, q + b_k"]
+
+        if sums > 1:
+            write += [f"    for k in range(count // {sums}):"]
+            write += [f"        {line}" for u in range(sums) for line in terms(u)]
+            write += [f"    for k in range(count % {sums}):"]
+        else:
+            write += ["    for k in range(count):"]
+        write += [f"        {line}" for line in terms(0)]
+        write += ["at = c + r * c_row + j"]
+        for i, v in cells:
+            value = " + ".join([f"c{i}_{v}_{u}" for u in range(sums)])
+            place = f"at + {i} * c_row + {v * width}"
+            write += [f"c{i}_{v}_0 = {value}"] if sums > 1 else []
+            write += ["if more:", f"    c{i}_{v}_0 = load(m, {place}) + c{i}_{v}_0"]
+            write += [f"store(m, {place}, c{i}_{v}_0)"]
+        lines.extend(["    " * 3 + line for line in write])
+
+    def columns(lanes: int) -> None:
+        lines.append(f"        while j + {lanes * width} <= columns:")
+
+    whole = f"range(0, rows - {rows - 1}, {rows})"
+    lines += ["    j = 0", f"    while j + {2 * width} <= columns:", f"        for r in {whole}:"]
+    tile(rows, 2)
+    lines += [f"        j += {2 * width}", "    while j < columns:", f"        for r in {whole}:"]
+    tile(rows, 1)
+    lines += [f"        j += {width}", f"    for r in range(rows - rows % {rows}, rows):"]
+    lines += ["        j = 0", f"        while j + {4 * width} <= columns:"]
+    tile(1, 4)
+    lines += [f"            j += {4 * width}", "        while j < columns:"]
+    tile(1, 1, sums=4)
+    lines += [f"            j += {width}"]
+    arguments = "a, a_row, a_k, a_group, b, b_k, c, c_row, rows, groups, count, columns"
+    kinds = ", ".join([f"{dtype}[::1]", *["intp"] * 12, "boolean"])
+    return "\n".join(
+        [
+            *_header(dtype, width, ()),
+            *_function(f"product(m, {arguments}, more)", kinds),
+            *lines,
+            "",
+        ]
+    )
+
+
+def _header(dtype: str, width: int, functions: Sequence[str], *imports: str) -> list[str]:
+    return [
+        "from math import inf, nan",
+        "",
+        "from numba import njit",
+        "",
+        f"from microtensor.recurrence.drivers.lanes import {', '.join(['of', *functions])}",
+        *imports,
+        "",
+        f'load, store, spread, real = of("{dtype}", {width})',
+        "",
+        "",
+    ]
+
+
+def _function(declaration: str, kinds: str) -> list[str]:
+    options = 'cache=on_disk, error_model="numpy", nogil=True'
+    return [f'@njit("void({kinds})", {options})', f"def {declaration}:"]
+
+
+def made_for(cell: Any) -> bool:
+    """Whether these loops can run a cell: no blocks of units, and what is fed is its output."""
+    return (
+        cell.feeds == cell.state[:1]
+        and cell.biased == cell.gates
+        and not (cell.per_block or cell.truncated)
+    )
+
+
+class Loops:
+    """A cell's loops as source.
+
+    Attributes
+    ----------
+    rows
+        Names of the products in the order of their rows in `z`: those that meet h first.
+    runs
+        (first row, last + 1, kind) of rows that meet the same part of [x; 1; h]: kind "" for all,
+        "h" and "x" for the two halves of gates apart.
+    kept
+        What a row of `record` consists of, P numbers each: names of the old state, then variables.
+    """
+
+    def __init__(self, program: Program, general: bool) -> None:
+        self.cell, self.derivation, self.general = program.cell, program.derivation, general
+        self.fades = program.fades
+        self.compiled: dict[
+            Any, Any
+        ] = {}  # for a dtype and a width: the module, or why there is none
+        cell, d = self.cell, self.derivation
+        self.names = {name: name if name.isascii() else f"u{i}" for i, name in enumerate(d.inputs)}
+        for name in self.names:  # no name of a cell is mistaken for one of ours
+            self.names[name] = f"{self.names[name]}_"
+        by_kind: dict[str, list[str]] = {"": [], "h": [], "x": []}
+        for name in d.products:
+            by_kind["" if name in cell.gates else name[-1]].append(name)
+        self.rows = [name for names in by_kind.values() for name in names]
+        self.runs: list[tuple[int, int, str]] = []
+        for kind, names in by_kind.items():
+            if names:
+                first = self.runs[-1][1] if self.runs else 0
+                self.runs.append((first, first + len(names), kind))
+        self.heard = len(by_kind[""]) + len(by_kind["h"])
+        h, *others = cell.state
+        self.kept: list[str] = [*([h] if general else []), *others]
+        self._choose_what_to_keep()
+        written = {name for _, name in d.jacobian}
+        # Values of the old state that something arrives at other than through the product.
+        self.edges = [name for name in cell.state if name != h or h in written or general]
+
+    def _choose_what_to_keep(self) -> None:
+        """What the Jacobian asks for and is dear to compute is kept; the rest it computes again."""
+        d = self.derivation
+        computed = parts(d.new.values())
+        new = {value for value in d.new.values() if value.op != "input"}
+        self.stored: dict[Symbol, str] = {}
+
+        def visit(value: Symbol) -> None:
+            if value in new or value.op == "constant":
+                return
+            if value.op == "input":
+                if value.args[0] in d.products:
+                    self.stored.setdefault(value, self.names[value.args[0]])
+            elif value.op in DEAR and value in computed:
+                self.stored.setdefault(value, f"v{len(self.stored)}")
+            else:
+                for argument in value.args:
+                    visit(argument)
+
+        for entry in d.jacobian.values():
+            visit(entry)
+        self.kept += list(self.stored.values())
+
+    # -- places of numbers
+
+    def _record(self, name: str, later: bool = False) -> str:
+        return _at("at_record" + " + record_step" * later, self.kept.index(name))
+
+    def _state(self, name: str, later: bool = False) -> str:
+        """Where a value of the state stands, before the step or after it."""
+        if name in self.kept:
+            return self._record(name, later)
+        return f"at_h{' + B * F' * later}"
+
+    def _loads(self, lines: Sequence[str], places: dict[str, str]) -> list[str]:
+        """Statements that bring the variables which the lines use."""
+        used = set(re.findall(r"\w+", "\n".join(lines)))
+        return [f"{name} = load(m, {place})" for name, place in places.items() if name in used]
+
+    # -- forward
+
+    def forward(self, width: int) -> list[str]:
+        """The loop over all steps."""
+        d, h = self.derivation, self.cell.state[0]
+        places = {symbol: self.names[name] for name, symbol in d.inputs.items()}
+        values = [(name, value) for value, name in self.stored.items() if value.op != "input"]
+        new = [(f"{self.names[name]}new", value) for name, value in d.new.items()]
+        lines = scalars.statements([*values, *new], places)
+        where = {self.names[name]: _at("at_z", row) for row, name in enumerate(self.rows)}
+        where |= {self.names[name]: self._state(name) for name in self.cell.state}
+        where |= {self.names[name]: _at("unit + j", k) for k, name in enumerate(self.cell.per_unit)}
+        if self.fades:
+            lines += [_flushed(f"{self.names[name]}new") for name in self.cell.state]
+        if self.general:
+            for name in self.cell.state:
+                mine = self.names[name]
+                lines.append(f"{mine}new = where(is_valid > real(0.0), {mine}new, {mine})")
+            lines.append(f"store(m, at_h + B * F, {self.names[h]}new * dropped)")
+            where |= {"dropped": "mask + b * P + j"}
+        lines = [*self._loads([*lines, *self.stored.values()], where), *lines]
+        if self.general:
+            lines.insert(0, "is_valid = spread(m, valid + t * B + b)")
+        lines += [f"store(m, {self._record(name)}, {name})" for name in self.stored.values()]
+        for name in self.cell.state:
+            lines.append(f"store(m, {self._state(name, later=True)}, {self.names[name]}new)")
+        return [
+            "for t in range(T):",
+            *[f"    {line}" for run in self.runs for line in self._product_forward(*run)],
+            "    for b in range(B):",
+            f"        for j in range(0, P, {width}):",
+            "            at_z, at_h = z + b * M + j, hx + (t * B + b) * F + I + 1 + j",
+            "            at_record = record + t * record_step + b * R + j",
+            *[f"            {line}" for line in lines],
+        ]
+
+    @staticmethod
+    def _part(kind: str) -> tuple[str, str]:
+        """The part of [x; 1; h] that products of this kind meet: where it begins, its length."""
+        start = "I" if kind == "h" else "0"
+        return start, {"": "I + 1 + H", "x": "I + 1", "h": "1 + H"}[kind]
+
+    def _product_forward(self, first: int, last: int, kind: str) -> list[str]:
+        start, count = self._part(kind)
+        return [
+            f"product(m, hx + t * B * F + {start}, F, 1, 0, weight + {start} * M + {first} * P, M,",
+            f"        z + {first} * P, M, B, 1, {count}, {last - first} * P, False)",
+        ]
+
+    # -- backward
+
+    def backward(self, width: int) -> list[str]:
+        """The loop back over a block of steps, and the products that follow it."""
+        d = self.derivation
+        symbols_of = {name: Symbol("input", ("arrives", name)) for name in self.cell.state}
+        own = {name: Symbol("input", ("own", name)) for name in self.cell.state}
+        arrives = own if self.general else symbols_of
+        # What arrives at each new value, in all; then at everything that it is computed from.
+        total: dict[str, Symbol] = {}
+        for value in d.order:
+            found = arrives[value]
+            for other in d.order:
+                if (other, (value,)) in d.jacobian:
+                    share = symbols.multiply(d.jacobian[other, (value,)], total[other])
+                    found = symbols.add(found, share)
+            total[value] = found
+        below = {name: symbols.constant(0.0) for name in d.inputs}
+        for value in d.order:
+            for name in d.inputs:
+                if (value, name) in d.jacobian:
+                    share = symbols.multiply(d.jacobian[value, name], total[value])
+                    below[name] = symbols.add(below[name], share)
+        if self.general:  # of sequences that are over, what arrives is handed on
+            for name in self.cell.state:
+                below[name] = symbols.add(
+                    below[name], symbols.subtract(symbols_of[name], own[name])
+                )
+        places = {symbol: self.names[name] for name, symbol in d.inputs.items()}
+        places |= self.stored
+        for name, value in d.new.items():
+            if value.op not in ("input", "constant"):
+                places.setdefault(value, f"{self.names[name]}new")
+        for name in self.cell.state:
+            places[symbols_of[name]] = f"arrives_{self.names[name]}"
+            places[own[name]] = f"own_{self.names[name]}"
+        wanted = [*self.rows, *self.edges, *self.cell.per_unit]
+        lines = scalars.statements([(f"d_{self.names[n]}", below[n]) for n in wanted], places)
+        where = {self.names[name]: self._state(name) for name in self.cell.state}
+        where |= {
+            f"{self.names[name]}new": self._state(name, later=True) for name in self.cell.state
+        }
+        where |= {self.names[name]: _at("unit + j", k) for k, name in enumerate(self.cell.per_unit)}
+        where |= {name: self._record(name) for name in self.stored.values()}
+        head = [line for name in self.cell.state for line in self._arrivals(name)]
+        if self.general:
+            head.insert(0, "is_valid = spread(m, valid + t * B + b)")
+        lines = [*head, *self._loads(lines, where), *lines]
+        for row, name in enumerate(self.rows):
+            lines.append(f"store(m, {_at('at_dz', row)}, d_{self.names[name]})")
+        for row, name in enumerate(self.edges):
+            lines.append(f"store(m, {_at('at_edge', row)}, d_{self.names[name]})")
+        for k, name in enumerate(self.cell.per_unit):
+            place = _at("d_unit + j", k)
+            lines.append(f"store(m, {place}, load(m, {place}) + d_{self.names[name]})")
+        return [
+            "for t in range(stop - 1, start - 1, -1):",
+            "    for b in range(B):",
+            f"        for j in range(0, P, {width}):",
+            "            at_dz, at_h = dz + ((t - start) * B + b) * M + j, "
+            "hx + (t * B + b) * F + I + 1 + j",
+            "            at_record = record + t * record_step + b * R + j",
+            f"            at_edge = edge + b * {len(self.edges)} * P + j",
+            *[f"            {line}" for line in lines],
+            "    product(m, dz + (t - start) * B * M, M, 1, P, back, P,",
+            f"            dh, P, B, {self.heard}, H, P, False)",
+            *self._products_backward(),
+        ]
+
+    def _arrivals(self, name: str) -> list[str]:
+        """What arrives at a new value from the step after it and from outside."""
+        terms = []
+        if name == self.cell.state[0]:
+            dropped = " * load(m, mask + b * P + j)" if self.general else ""
+            terms += [f"load(m, dh + b * P + j){dropped}"]
+            terms += ["load(m, g + (t - start) * g_step + b * P + j)"]
+        if name in self.edges:
+            terms += [f"load(m, {_at('at_edge', self.edges.index(name))})"]
+        variable = f"arrives_{self.names[name]}"
+        lines = [f"{variable} = {' + '.join(terms)}"]
+        lines += [_flushed(variable)]
+        if self.general:
+            lines += [f"own_{self.names[name]} = {variable} * is_valid"]
+        return lines
+
+    def _products_backward(self) -> list[str]:
+        lines = ["rows = (stop - start) * B"]
+        lines += [
+            "if weights_wanted:",
+            f"    for r in range(0, rows, {ROWS_AT_ONCE}):",
+            f"        some = min({ROWS_AT_ONCE}, rows - r)",
+        ]
+        for first, last, kind in self.runs:
+            start, count = self._part(kind)
+            lines += [
+                f"        product(m, hx + (start * B + r) * F + {start}, 1, F, 0,",
+                f"                dz + r * M + {first} * P, M, dw + {start} * M + {first} * P, M,",
+                f"                {count}, 1, some, {last - first} * P, True)",
+            ]
+        lines += ["if input_wanted:"]
+        more, at = False, 0
+        for first, last, kind in self.runs:
+            if kind != "h":
+                lines += [
+                    f"    product(m, dz + {first} * P, M, 1, P, back_x + {at} * H * X, X,",
+                    f"            dx, X, rows, {last - first}, H, X, {more})",
+                ]
+                more, at = True, at + last - first
+        return lines
+
+    # -- whole modules
+
+    def source(self, dtype: str = "float32", width: int = 16, product: str = "product") -> str:
+        """The module of both loops; `product` is the name of the one that has the product."""
+        unpack = [f"{name} = s[{i}]" for i, name in enumerate(NUMBERS)]
+        forward, backward = self.forward(width), self.backward(width)
+        text = "\n".join([*forward, *backward])
+        known = ("tanh", "sigmoid", "relu", "where", *sorted(symbols.PLAIN), "maximum", "clip")
+        functions = [n for n in dict.fromkeys((*known, "power")) if re.search(rf"\b{n}\(", text)]
+        kinds = f"{dtype}[::1], int64[::1]"
+        faint = "2.0**-80" if dtype == "float32" else "2.0**-920"
+
+        def body(lines: list[str]) -> list[str]:
+            used = set(re.findall(r"\w+", "\n".join(lines)))
+            needed = [line for line in unpack if line.split(" ")[0] in used]
+            needed += [f"faint = real({faint})"] * ("faint" in used)
+            return [f"    {line}" for line in [*needed, *lines]]
+
+        return "\n".join(
+            [
+                f"# cell {self.cell.name}: rows of z {', '.join(self.rows)}; "
+                f"of record {', '.join(self.kept) or 'none'}",
+                *_header(dtype, width, functions, f"from {product} import product"),
+                *_function("forward(m, s)", kinds),
+                *body(forward),
+                "",
+                "",
+                *_function("backward(m, s, start, stop)", f"{kinds}, intp, intp"),
+                *body(backward),
+                "",
+            ]
+        )

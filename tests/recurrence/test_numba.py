@@ -1,0 +1,389 @@
+"""The Numba driver against the loop over the cell's equations, and the store of what it compiles.
+
+A cell is compiled in about a second, for each dtype: so there are few cells here and many shapes;
+test_fused.py has the many cells, on arrays.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recurrence.layers import bare, build, draw_state, host, spread
+from recurrence.test_fused import both_ways, cells, close, compare, flat, is_fused
+
+import microtensor as mt
+from microtensor import nn
+from microtensor.recurrence import cell, driver, gru, lstm, rnn_tanh
+from microtensor.recurrence.drivers import compiled, scalars
+from microtensor.recurrence.drivers import numba as loops
+from microtensor.recurrence.drivers.arrays import _waiting
+from microtensor.testing import check_grads
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ["lstm", "gru", "own_cell"]
+kinds, seeds = st.sampled_from(KINDS), st.integers(0, 2**32 - 1)
+
+
+def plans():
+    """The plans of the Numba driver that wait for a call."""
+    found = [plan for home in list(_waiting.values()) for plan in home]
+    return [plan for plan in found if isinstance(plan, loops.Plan)]
+
+
+# -- the numbers
+
+
+@pytest.mark.numba
+@given(
+    kind=kinds,
+    seed=seeds,
+    # Units fill registers of 4 or 8 exactly or not; sequences fill rows of 4 or 8.
+    hidden=st.sampled_from([5, 8, 11]),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 11), st.integers(1, 9)),
+    bias=st.sampled_from([True, False, "single"]),
+    batch_first=st.booleans(),
+    bidirectional=st.booleans(),
+    dropped=st.booleans(),
+    chosen=st.none() | st.just((0,)) | st.just((1,)),
+    data=st.data(),
+)
+def test_numba_is_the_loop(
+    kind, seed, hidden, sizes, bias, batch_first, bidirectional, dropped, chosen, data
+):
+    """Values and all gradients; lengths, directions, masks, cotangents on some results only."""
+    steps, batch, inputs = sizes
+    generator = mt.Generator(0)
+    options = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    options |= {"recurrent_dropout": 0.4 * dropped, "generator": generator}
+    layer = build(kind, inputs, hidden, **options)
+    rng = np.random.default_rng(seed)
+    lengths = data.draw(st.none() | st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
+    options = {"lengths": lengths, "chosen": chosen, "generator": generator, "fast": "numba"}
+    compare(spread(layer, rng), rng, steps, batch, **options)
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("length", [1, 3, 64])
+def test_blocks_of_steps_make_no_difference(length, monkeypatch):
+    rng = np.random.default_rng(0)
+    layer = spread(build("lstm", 3, 5), rng)
+    bytes_of_a_step = (3 + 1 + 8 + 5 * 8 + 7 * 8) * 2 * 8
+    monkeypatch.setattr(loops, "CACHE", length * bytes_of_a_step)
+    for lengths in (None, [65, 20]):
+        _waiting.clear()
+        compare(layer, rng, 65, 2, lengths=lengths, fast="numba")
+    _waiting.clear()
+
+
+@pytest.mark.numba
+@settings(max_examples=2)
+@given(one=cells(), seed=seeds)
+def test_a_cell_made_up_on_the_spot(one, seed):
+    rng = np.random.default_rng(seed)
+    layer = nn.Recurrent(one, 2, 5, dtype="float64")
+    for parameter in layer.parameters():
+        parameter.data = 0.7 * rng.normal(size=parameter.shape)
+    compare(layer, rng, 4, 3, fast="numba")
+
+
+@cell(gates=("a", "b"), state=("h", "m"))
+def many_operations(a, b, h, m):
+    """Every operation that a cell may use and the cells above do not."""
+    x = mt.where((a > 0.1) & (b <= h) | (m == a), mt.clip(a, -0.5, 0.7), mt.minimum(a, b))
+    y = mt.log(1.5 + mt.sin(b)) + mt.log1p(mt.exp(-mt.abs(h))) - mt.sqrt(1 + mt.square(m))
+    z = mt.expm1(-mt.relu(b)) * mt.cos(a) + (1.1 + mt.tanh(b)) ** 1.7 / (2 + mt.sign(m))
+    return mt.tanh(x + 0.1 * y - z), mt.maximum(x, 0.5 * z)
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_operation(dtype):
+    rng = np.random.default_rng(2)
+    layer = nn.Recurrent(many_operations, 2, 9, dtype=dtype, generator=mt.Generator(0))
+    x = mt.tensor(rng.normal(size=(3, 5, 2)).astype(dtype), requires_grad=True)
+    state = [mt.tensor(s.astype(dtype), requires_grad=True) for s in draw_state(layer, rng, 5)]
+    mine, theirs = both_ways(layer, x, bare(state), fast="numba")
+    for name, value in theirs.items():
+        close(mine[name], value, name, 1e-10 if dtype == "float64" else 1e-5)
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize(("kind", "hidden"), [("lstm", 1), ("lstm", 20), ("gru", 20)])
+def test_float32_rounds_no_worse_than_the_square_root_of_the_steps(kind, hidden):
+    steps = 100
+    rng = np.random.default_rng(0)
+    narrow = build(kind, 4, hidden, dtype="float32", generator=mt.Generator(1))
+    wide = build(kind, 4, hidden)
+    wide.load_state_dict({name: p.detach().numpy() for name, p in narrow.named_parameters()})
+    x = rng.normal(size=(steps, 3, 4)).astype("float32")
+    found = []
+    for layer, dtype, name in ((narrow, "float32", "numba"), (wide, "float64", "steps")):
+        leaf = mt.tensor(x.astype(dtype), requires_grad=True)
+        with driver(name):
+            results = flat(layer(leaf))
+        leaves = [leaf, *layer.parameters()]
+        gradients = mt.grad(results, leaves, [np.ones(v.shape, dtype) for v in results])
+        assert all(value.dtype == dtype for value in (*results, *gradients))
+        found.append([host(value) for value in (*results, *gradients)])
+    for a, b in zip(*found, strict=True):
+        close(a, b, tolerance=2e-6 * np.sqrt(steps))
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("lengths", [None, [2, 3]])
+def test_check_grads_through_the_driver(lengths):
+    rng = np.random.default_rng(0)
+    layer = spread(build("own_cell", 2, 5), rng)
+    with driver("numba"):
+        assert is_fused(layer(mt.ones((3, 2, 2), dtype="float64"))[0])
+        check_grads(layer, rng.normal(size=(3, 2, 2)), bare(draw_state(layer, rng, 2)), lengths)
+
+
+@pytest.mark.numba
+def test_not_a_number_is_not_hidden():
+    for dtype in ("float32", "float64"):
+        layer, x = build("lstm", 4, 9, dtype=dtype), np.zeros((3, 2, 4), dtype)
+        x[1, 0, 0] = np.nan
+        x[1, 1, 0] = np.inf
+        with driver("numba"):
+            output = host(layer(mt.tensor(x))[0])
+        assert np.isnan(output[1:, 0]).all()
+        assert np.isfinite(output[:, 1]).all()
+        assert np.isfinite(output[0]).all()
+
+
+# -- buffers
+
+
+@pytest.mark.numba
+@given(kind=kinds, order=st.permutations(range(3)), seed=seeds)
+def test_live_graphs_of_the_same_sizes_do_not_disturb_each_other(kind, order, seed):
+    rng = np.random.default_rng(seed)
+    layer, calls = build(kind, 4, 5), []
+    with driver("numba"):
+        for _ in order:
+            x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
+            calls.append((x, layer(x)[0]))
+        kept = [host(output).copy() for _, output in calls]
+        for i in order:
+            x, output = calls[i]
+            (output * output).sum().backward(retain_graph=True)
+            first = host(x.grad).copy()
+            x.grad = None
+            (output * output).sum().backward()
+            np.testing.assert_array_equal(host(x.grad), first)
+    for (x, output), before in zip(calls, kept, strict=True):
+        np.testing.assert_array_equal(host(output), before)
+        with driver("steps"):
+            close(before, host(layer(x.detach())[0]))
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_handed_out_never_changes(kind):
+    rng = np.random.default_rng(0)
+    layer = build(kind, 4, 5, bidirectional=True)
+    with driver("numba"):
+        x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
+        results = flat(layer(x))
+        sum(mt.sum(value) for value in results).backward()
+        given_out = [*results, x.grad, *[p.grad for p in layer.parameters()]]
+        kept = [host(value).copy() for value in given_out]
+        assert plans()
+        for value in given_out:
+            assert not any(np.shares_memory(host(value), plan.memory) for plan in plans())
+        for _ in range(3):
+            mt.sum(layer(mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True))[0]).backward()
+        with mt.no_grad():
+            layer(x * 2)
+    for value, before in zip(given_out[: len(results) + 1], kept, strict=False):
+        np.testing.assert_array_equal(host(value), before)
+
+
+# -- which driver runs
+
+
+class Refused(Exception):
+    pass
+
+
+def test_what_does_not_compile_runs_on_arrays(monkeypatch):
+    """With one warning if Numba was asked for in so many words, else without a word."""
+
+    def refuse(*arguments):
+        raise Refused("not today")
+
+    monkeypatch.setattr(compiled, "numba", lambda: sys)  # as if it were there
+    monkeypatch.setattr(loops, "_compile", refuse)
+    monkeypatch.setattr(loops, "width_of", lambda dtype, hidden: 4)
+
+    @cell(gates=("a",))
+    def fresh(a, h):
+        return mt.tanh(a) + 0.1 * h
+
+    layer, x = nn.Recurrent(fresh, 4, 3, dtype="float64"), mt.ones((2, 3, 4), dtype="float64")
+    with driver("arrays"):
+        expected = host(layer(x)[0])
+    monkeypatch.delenv("MICROTENSOR_DRIVER")
+    assert driver() == "numba"
+    np.testing.assert_array_equal(host(layer(x)[0]), expected)
+    with driver("numba"):
+        with pytest.warns(RuntimeWarning, match="fresh, which runs on arrays.*not today"):
+            np.testing.assert_array_equal(host(layer(x)[0]), expected)
+        layer(x)  # without a second one
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.setattr(compiled, "_numba", False)
+    with pytest.raises(ModuleNotFoundError, match=r"microtensor\[fast\]"):
+        driver("numba")
+    with pytest.raises(ModuleNotFoundError, match=r"microtensor\[fast\]"):
+        compiled.load("nothing", "")
+    monkeypatch.delenv("MICROTENSOR_DRIVER")
+    assert driver() == "arrays"
+    monkeypatch.setenv("MICROTENSOR_DRIVER", "numba")
+    with pytest.raises(ModuleNotFoundError, match="MICROTENSOR_DRIVER"):
+        driver()
+    monkeypatch.setenv("MICROTENSOR_DRIVER", "none")
+    with pytest.raises(ValueError, match="MICROTENSOR_DRIVER"):
+        driver()
+
+
+def test_the_source_can_be_read_without_numba(monkeypatch):
+    monkeypatch.setattr(compiled, "_numba", False)
+    for one in (lstm, gru, rnn_tanh):
+        source = one.source("numba")
+        compile(source, "source", "exec")
+        assert "def forward(" in source
+        assert "def backward(" in source
+    assert "c_new = c_ * v4 + v3 * v2" in lstm.source("numba")
+
+
+# -- cells as scalar source
+
+
+@given(one=cells(), seed=seeds)
+def test_scalar_source_is_the_cell_and_its_derivative(one, seed):
+    """Executed on plain numbers, with NumPy's functions, against the equations as they stand."""
+    rng = np.random.default_rng(seed)
+    d = one.program.derivation
+    values = {name: float(rng.normal()) for name in d.inputs}
+    names = {name: f"v_{name}" for name in d.inputs}
+    places = {symbol: names[name] for name, symbol in d.inputs.items()}
+    lines = scalars.statements([(f"new_{name}", value) for name, value in d.new.items()], places)
+    keys = {key: f"j{i}" for i, key in enumerate(d.jacobian)}
+    lines += scalars.statements([(keys[key], d.jacobian[key]) for key in keys], places)
+    space = {
+        **{name: getattr(np, name) for name in ("tanh", "exp", "log1p", "sin", "cos", "where")},
+        **{name: getattr(np, name) for name in ("maximum", "clip", "sign", "absolute", "log")},
+        **{name: getattr(np, name) for name in ("logical_not", "minimum", "sqrt", "power")},
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "relu": lambda x: max(x, 0.0),
+        "real": float,
+        **{names[name]: value for name, value in values.items()},
+    }
+    exec("\n".join(lines), space)
+    result = one(*[values[name] for name in one.arguments])
+    result = result if isinstance(result, tuple) else (result,)
+    for name, expected in zip(one.state, result, strict=True):
+        assert float(space[f"new_{name}"]) == pytest.approx(float(expected), abs=1e-12)
+    leaves = {n: mt.tensor(v, dtype="float64", requires_grad=True) for n, v in values.items()}
+    again = one(*[leaves[name] for name in one.arguments])
+    again = again if isinstance(again, tuple) else (again,)
+    total = {name: {} for name in one.state}  # d new / d input, through other new values too
+    for value in reversed(d.order):
+        for name in d.inputs:
+            share = float(space[keys[value, name]]) if (value, name) in keys else 0.0
+            for other in d.order:
+                if (value, (other,)) in keys:
+                    share += float(space[keys[value, (other,)]]) * total[other][name]
+            total[value][name] = share
+    for name, value in zip(one.state, again, strict=True):
+        found = mt.grad(value, list(leaves.values()), allow_unused=True, retain_graph=True)
+        for leaf, g in zip(leaves, found, strict=True):
+            expected = 0.0 if g is None else float(g)
+            assert total[name][leaf] == pytest.approx(expected, abs=1e-9)
+
+
+# -- the store
+
+SOURCE = """
+from numba import njit
+
+@njit("float64(float64[::1])", cache=on_disk)
+def add(x):
+    total = 0.0
+    for value in x:
+        total += value
+    return total
+"""
+SCRIPT = f"""
+import numpy as np
+from microtensor.recurrence.drivers import compiled
+
+module = compiled.load("adding", {SOURCE!r})
+assert module.add(np.arange(4.0)) == 6
+print(sum(module.add.stats.cache_hits.values()), module.__file__)
+"""
+
+
+def start(folder):
+    environment = {**os.environ, "MICROTENSOR_CACHE": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", SCRIPT]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ends_well(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert not err
+    hits, file = out.split(maxsplit=1)
+    return int(hits), file.strip()
+
+
+@pytest.mark.numba
+def test_the_store_is_filled_once_and_mends_itself(tmp_path):
+    for process in [start(tmp_path) for _ in range(2)]:  # at the same time
+        _, file = ends_well(process)
+        assert Path(file).parent == tmp_path
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == ["", ".py"]
+    source = Path(file).read_bytes()
+    kept = list((tmp_path / "__pycache__").iterdir())
+    assert {path.suffix for path in kept} == {".nbi", ".nbc"}
+    for path in kept:  # as after a power failure
+        path.write_bytes(b"\0" * 100)
+    Path(file).write_text("raise SystemExit(3)")
+    assert ends_well(start(tmp_path)) == (0, file)
+    assert Path(file).read_bytes() == source
+    assert ends_well(start(tmp_path)) == (1, file)
+
+
+@pytest.mark.numba
+def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path):
+    (tmp_path / "file").write_text("")
+    hits, file = ends_well(start(tmp_path / "file" / "below"))
+    assert hits == 0
+    assert file.startswith("<")
+
+
+def test_where_the_store_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("MICROTENSOR_CACHE")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Path(compiled.folder()) == tmp_path / "microtensor"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert Path(compiled.folder()) == Path.home() / ".cache" / "microtensor"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert Path(compiled.folder()) == Path.home() / "Library" / "Caches" / "microtensor"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert Path(compiled.folder()) == tmp_path / "local" / "microtensor"
+    monkeypatch.setenv("MICROTENSOR_CACHE", str(tmp_path / "mine"))
+    assert Path(compiled.folder()) == tmp_path / "mine"
