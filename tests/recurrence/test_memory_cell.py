@@ -175,6 +175,19 @@ def test_error_flows_back_through_the_cell_alone_and_undiminished():
         assert all(value is None or not np.any(host(value)) for value in (h, y_i, y_o))
 
 
+@cell(gates=("i", "g"), state=("h", "m"), per_block=("i",))
+def of_its_block(i, g, m):
+    h = mt.tanh(i)
+    return h, h * g + 0.5 * m
+
+
+def test_a_value_of_units_may_be_computed_from_those_of_blocks_alone():
+    rng = np.random.default_rng(4)
+    layer = spread(nn.Recurrent(of_its_block, 3, 4, block_size=2, dtype="float64"), rng)
+    check_grads(layer, rng.normal(size=(4, 2, 3)), draw_state(layer, rng, 2))
+    assert of_its_block.program is not None
+
+
 # -- shapes
 
 
