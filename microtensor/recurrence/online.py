@@ -25,7 +25,8 @@ import numpy as np
 
 from microtensor.backend import Array
 from microtensor.recurrence.cell import Cell
-from microtensor.recurrence.drivers import compiled, online_arrays, online_loops
+from microtensor.recurrence.driver import driver as current_driver
+from microtensor.recurrence.drivers import online_arrays, online_loops
 
 __all__ = ["Errors", "OnlineFit", "Sequences", "fit_online"]
 
@@ -181,7 +182,8 @@ def fit_online(
         Whether `Errors.outputs` are wanted.
     driver
         "numba", which compiles a cell when it is first used (some seconds; kept for later
-        processes); "arrays", ten times as slow; or None: the first where it is possible.
+        processes); "arrays", ten times as slow; or None: what `recurrence.driver()` says, and
+        arrays where a cell cannot be compiled.
     threads
         How many threads may compute at once, with the driver "numba"; there is work for one in
         every 16 trials (float64: 8).
@@ -236,7 +238,7 @@ def fit_online(
 
 def _choose(problem: Problem, driver: str | None, threads: int) -> Any:
     """The driver that was asked for, or the fastest."""
-    if driver == "numba" or (driver is None and compiled.numba() is not None):
+    if (driver or current_driver()) == "numba":
         try:
             return online_loops.Online(problem, threads)
         except Exception:
