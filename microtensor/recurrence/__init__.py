@@ -5,6 +5,11 @@ whose backward pass is derived from the equations by the engine itself (derivati
 tells and chooses how layers run.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from microtensor.recurrence.cell import Cell, cell
 from microtensor.recurrence.cells import (
     gru,
@@ -16,7 +21,9 @@ from microtensor.recurrence.cells import (
     rnn_tanh,
 )
 from microtensor.recurrence.driver import driver
-from microtensor.recurrence.online import Errors, OnlineFit, Sequences, fit_online
+
+if TYPE_CHECKING:
+    from microtensor.recurrence.online import Errors, OnlineFit, Sequences, fit_online
 
 __all__ = [
     "Cell",
@@ -34,3 +41,10 @@ __all__ = [
     "rnn_relu",
     "rnn_tanh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Online learning brings drivers of its own, so it is imported when first asked for."""
+    if name in ("Errors", "OnlineFit", "Sequences", "fit_online"):
+        return getattr(import_module("microtensor.recurrence.online"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
