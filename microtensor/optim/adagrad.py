@@ -71,4 +71,4 @@ class Adagrad(Optimizer):
         xp.add(xp.sqrt(total, out=spare), group["eps"], out=spare)
         xp.divide(g, spare, out=spare)
         rate = group["lr"] / (1.0 + (slot.step - 1) * group["lr_decay"])
-        xp.subtract(data, xp.multiply(spare, rate, out=spare), out=data)
+        xp.multiply(spare, rate, out=spare)

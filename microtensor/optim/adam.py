@@ -96,4 +96,3 @@ class Adam(Optimizer):
         xp.add(xp.sqrt(square, out=spare), group["eps"] * unbias, out=spare)
         xp.divide(mean, spare, out=spare)
         xp.multiply(spare, group["lr"] * unbias / (1.0 - beta1**slot.step), out=spare)
-        xp.subtract(data, spare, out=data)

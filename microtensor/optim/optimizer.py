@@ -4,6 +4,8 @@ An optimizer works on bare arrays and writes parameters in place, through scratc
 keeps, so a step allocates nothing. Gradients are read and never changed. Every write is reported
 to the engine, which can then refuse a backward pass that needs the values from before.
 
+What all small parameters need is done for all of them at once (`Bundle`).
+
 The formulas go element by element, so the trials of a stack (see `nn.stack`) do not meet in them.
 Their learning rate may be one for each trial.
 """
@@ -24,6 +26,7 @@ from microtensor.tensor import Tensor
 
 __all__ = ["Optimizer"]
 
+SMALL = 4096  # numbers in a parameter; up to here the calls of an update cost more than the numbers
 
 class Slot:
     """What an optimizer keeps for one parameter: its state by name, and two arrays to work in."""
@@ -58,6 +61,82 @@ class Slot:
                 "optimizer after the last .astype() and .to()"
             )
         self._work_on(data)
+
+
+class Bundle(Slot):
+    """The small parameters of a group side by side in one array, as if they were one.
+
+    An update is a dozen calls, of which each costs more than what it computes for a few hundred
+    numbers. So they are made once; gradients are copied in, and the change is subtracted piece by
+    piece. The state of each member is a piece of the state here.
+    """
+
+    __slots__ = ("changes", "gradient", "gradients", "members", "rest", "values")
+
+    def __init__(self, members: list[tuple[Tensor, Slot]], rest: list[int]) -> None:
+        first = members[0][1]
+        xp = backend.namespaces[first.data.__class__]
+        size = sum([slot.data.size for _, slot in members])
+        super().__init__(xp.empty(size, first.data.dtype), {})
+        self.members, self.step = members, first.step
+        self.rest = rest  # places in the group of those that are not members
+        self.gradient = xp.empty_like(self.data)
+        self.values, self.gradients = self._pieces(self.data), self._pieces(self.gradient)
+        self.changes = self._pieces(self.spare)
+        for name in first.arrays:
+            self.array(name)
+        self.share()
+
+    @classmethod
+    def of(cls, parameters: Sequence[Tensor], slots: Sequence[Slot | None]) -> Bundle | None:
+        """All parameters of a group that have come equally far; None if there are not several."""
+
+        def alike(slot: Slot) -> tuple[Any, ...]:
+            return slot.data.__class__, slot.data.dtype, slot.step, *slot.arrays
+
+        small = [slot for slot in slots if slot is not None and slot.data.size <= SMALL]
+        if not small:
+            return None
+        kind = alike(max(small, key=lambda slot: slot.step))
+        members, rest = [], []
+        for place, (parameter, slot) in enumerate(zip(parameters, slots, strict=True)):
+            if slot is not None and slot.data.size <= SMALL and alike(slot) == kind:
+                members.append((parameter, slot))
+            else:
+                rest.append(place)
+        return cls(members, rest) if len(members) > 1 else None
+
+    def _pieces(self, whole: Array) -> list[Array]:
+        """For each member its part of an array, in its shape."""
+        pieces, start = [], 0
+        for _, slot in self.members:
+            stop = start + slot.data.size
+            pieces.append(whole[start:stop].reshape(slot.data.shape))
+            start = stop
+        return pieces
+
+    def share(self) -> None:
+        """Make the state of the members, where it is not yet, a piece of the state here."""
+        for name, whole in self.arrays.items():
+            for (_, slot), piece in zip(self.members, self._pieces(whole), strict=True):
+                if name in slot.arrays:
+                    piece[...] = slot.arrays[name]
+                slot.arrays[name] = piece
+
+    def gather(self, values: bool) -> bool:
+        """Copy the gradients in, and the values if asked; False if it has fallen apart."""
+        step = self.step
+        for (parameter, slot), piece in zip(self.members, self.gradients, strict=True):
+            gradient = parameter.grad
+            if gradient is None or slot.step != step or parameter.data is not slot.data:
+                return False
+            if not parameter.requires_grad:
+                return False
+            piece[...] = gradient.data
+        if values:
+            for (_, slot), piece in zip(self.members, self.values, strict=True):
+                piece[...] = slot.data
+        return True
 
 
 class Optimizer(ABC):
@@ -95,6 +174,8 @@ class Optimizer(ABC):
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self._slots: list[list[Slot | None]] = []
+        self._bundles: list[Bundle | None] = []
+        self._tries: list[int] = []  # a bundle that falls apart again and again is not made again
         if not given:
             raise ValueError(f"{type(self).__name__} was given no parameters to optimize")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
@@ -130,6 +211,8 @@ class Optimizer(ABC):
         self._check(full)
         self.param_groups.append(full)
         self._slots.append([None] * len(unique))
+        self._bundles.append(None)
+        self._tries.append(3)
 
     def _check_parameter(self, place: int, parameter: Any) -> None:
         name = type(self).__name__
@@ -158,10 +241,15 @@ class Optimizer(ABC):
 
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are."""
-        for group, slots in zip(self.param_groups, self._slots, strict=True):
+        for j, (group, slots) in enumerate(zip(self.param_groups, self._slots, strict=True)):
             rate = group["lr"]
             each = not isinstance(rate, float | int | np.number)  # a rate for each trial
-            for place, parameter in enumerate(group["params"]):
+            parameters = group["params"]
+            bundle = None if each else self._bundle(j)
+            if bundle is not None:
+                self._step_together(bundle, group)
+            for place in range(len(parameters)) if bundle is None else bundle.rest:
+                parameter = parameters[place]
                 gradient = parameter.grad
                 if gradient is None or not parameter.requires_grad:
                     continue
@@ -179,13 +267,44 @@ class Optimizer(ABC):
                     self._update(xp, data, gradient.data, slot, {**group, "lr": rates})
                 else:
                     self._update(xp, data, gradient.data, slot, group)
+                xp.subtract(data, slot.spare, out=data)
                 writes.written(data)
+
+    def _bundle(self, j: int) -> Bundle | None:
+        """The small parameters of group j, their gradients copied in; None if they part ways."""
+        group, slots, bundle = self.param_groups[j], self._slots[j], self._bundles[j]
+        if bundle is None and self._tries[j] and slots[0] is not None:  # from the second step on
+            self._tries[j] -= 1
+            bundle = self._bundles[j] = Bundle.of(group["params"], slots)
+        if bundle is not None and not bundle.gather(values=bool(group["weight_decay"])):
+            bundle = self._bundles[j] = None
+        return bundle
+
+    def _step_together(self, bundle: Bundle, group: dict[str, Any]) -> None:
+        bundle.step += 1
+        xp, known = backend.namespaces[bundle.data.__class__], len(bundle.arrays)
+        self._update(xp, bundle.data, bundle.gradient, bundle, group)
+        if len(bundle.arrays) != known:  # a hyperparameter has asked for more
+            bundle.share()
+        subtract = xp.subtract
+        for (_, slot), change in zip(bundle.members, bundle.changes, strict=True):
+            slot.step += 1
+            data = slot.data
+            subtract(data, change, data)
+            writes.written(data)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, whose arrays are no longer pieces of anything."""
+        return {**vars(self), "_bundles": [None] * len(self._bundles)}
 
     @abstractmethod
     def _update(
         self, xp: Any, data: Array, gradient: Array, slot: Slot, group: dict[str, Any]
     ) -> None:
-        """Change `data` in place. `gradient` must stay as it is; slot.step counts from 1."""
+        """Leave in slot.spare what is to be subtracted from `data`; slot.step counts from 1.
+
+        Neither `data` nor `gradient` may change.
+        """
 
     @abstractmethod
     def _state(self, group: Mapping[str, Any]) -> dict[str, float]:
@@ -254,6 +373,7 @@ class Optimizer(ABC):
         for group, read in zip(self.param_groups, groups, strict=True):
             group.update(read)
         self._slots = slots
+        self._bundles = [None] * len(slots)
 
     def _positions(self) -> list[tuple[Tensor, Slot | None]]:
         """Every parameter with its slot, through all groups."""

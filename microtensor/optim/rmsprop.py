@@ -104,4 +104,3 @@ class RMSprop(Optimizer):
             xp.multiply(velocity, group["lr"], out=spare)
         else:
             xp.multiply(spare, group["lr"], out=spare)
-        xp.subtract(data, spare, out=data)

@@ -76,9 +76,10 @@ class SGD(Optimizer):
         g, spare = self._gradient(xp, data, gradient, slot, group), slot.spare
         momentum = group["momentum"]
         if momentum:
-            velocity = slot.arrays.get("momentum_buffer")
-            if velocity is None or slot.step == 1:
-                velocity = slot.arrays["momentum_buffer"] = g.copy()
+            fresh = slot.step == 1 or "momentum_buffer" not in slot.arrays
+            velocity = slot.array("momentum_buffer")
+            if fresh:
+                velocity[...] = g
             else:
                 xp.multiply(velocity, momentum, out=velocity)
                 xp.add(velocity, xp.multiply(g, 1.0 - group["dampening"], out=spare), out=velocity)
@@ -87,4 +88,3 @@ class SGD(Optimizer):
             else:
                 g = velocity
         xp.multiply(g, group["lr"], out=spare)
-        xp.subtract(data, spare, out=data)
