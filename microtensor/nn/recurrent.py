@@ -151,6 +151,7 @@ class Recurrent(Module):
             )
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
+        self._names = tuple(parameter_shapes(cell, 1, 1, bias))
         if self.block_size > 1 and not cell.per_block:
             raise ValueError(
                 f"block_size is {block_size}, but cell {cell.name} has no gates per block"
@@ -168,7 +169,7 @@ class Recurrent(Module):
                     parameter = new_parameter(shape, dtype)
                     bound = 1.0 / math.sqrt(self.hidden_size)
                     init.uniform_(parameter, -bound, bound, generator)
-                    setattr(self, _indexed(name, k, direction), parameter)
+                    setattr(self, name + _suffix(k, direction), parameter)
 
     def _check_module(self, cell: Module) -> None:
         if not callable(getattr(type(cell), "step", None)):
@@ -213,21 +214,9 @@ class Recurrent(Module):
         ValueError
             If a shape does not fit, or a length is out of range; TypeError for a wrong dtype.
         """
-        name = type(self).__name__
-        layout = self._layout("B", "T", "I") if self.batch_first else self._layout("T", "B", "I")
         lead = len(self._lead)
-        if x.ndim - lead not in (2, 3) or 0 in x.shape[:-1]:
-            raise ValueError(
-                f"{name}: the input must be {layout}, or {self._layout('T', 'I')} for one "
-                f"sequence, with at least one step and one sequence; got shape {x.shape}"
-            )
-        functional.check_trials(name, x, self.trials)
-        if self.input_size is not None and x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{name}: input_size is {self.input_size}, but the last axis of the input "
-                f"{layout} is {x.shape[-1]} long; got shape {x.shape}"
-            )
         alone = x.ndim - lead == 2
+        self._check_input(x, lead)
         time, of_batch = (lead + 1, lead) if self.batch_first else (lead, lead + 1)
         if alone:
             x = expand_dims(x, of_batch)
@@ -253,10 +242,27 @@ class Recurrent(Module):
         if padding is not None:
             x = where(padding.over(x.ndim), x, 0.0)
 
-        new = [stack(list(layers), axis=lead) for layers in zip(*finals, strict=True)]
+        new = finals[0]
+        if len(finals) > 1:
+            new = tuple([concatenate(list(v), axis=lead) for v in zip(*finals, strict=True)])
         if alone:
-            x, new = squeeze(x, of_batch), [squeeze(value, lead + 1) for value in new]
-        return x, tuple(new) if several else new[0]
+            x, new = squeeze(x, of_batch), tuple([squeeze(value, lead + 1) for value in new])
+        return x, new if several else new[0]
+
+    def _check_input(self, x: Any, lead: int) -> None:
+        name = type(self).__name__
+        layout = ("B", "T", "I") if self.batch_first else ("T", "B", "I")
+        if x.ndim - lead not in (2, 3) or 0 in x.shape[:-1]:
+            raise ValueError(
+                f"{name}: the input must be {self._layout(*layout)}, or {self._layout('T', 'I')} "
+                f"for one sequence, with at least one step and one sequence; got shape {x.shape}"
+            )
+        functional.check_trials(name, x, self.trials)
+        if self.input_size is not None and x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"{name}: input_size is {self.input_size}, but the last axis of the input "
+                f"{self._layout(*layout)} is {x.shape[-1]} long; got shape {x.shape}"
+            )
 
     @property
     def _lead(self) -> tuple[int, ...]:
@@ -276,15 +282,16 @@ class Recurrent(Module):
         padding: Padding | None,
         place: backend.Backend,
     ) -> tuple[Any, ...]:
-        """The output of layer k in one direction, and the values of its last state."""
-        time = len(self._lead) + (1 if self.batch_first else 0)
+        """The output of layer k in one direction, and its last state, (1, B, H) as the first."""
+        lead = len(self._lead)
+        time = lead + (1 if self.batch_first else 0)
         if isinstance(self.cell, Module):
             rows = unstack(x, axis=time)
             step = _module_step(self.cell, several)
-            outputs, final = scan(step, rows, state, bool(direction), padding)
-            return (stack(outputs, axis=time), *final)
+            return scan(step, rows, state, bool(direction), padding, time, lead)
         weights = self._weights(k, direction)
-        mask = self._recurrent_mask(state[0].shape, x.dtype, place)
+        batch = x.shape[lead + 1 - (time - lead)]
+        mask = self._recurrent_mask((*self._lead, batch), x.dtype, place)
         return self._run_cell(x, state, weights, time, bool(direction), mask, padding)
 
     def _run_cell(
@@ -302,7 +309,7 @@ class Recurrent(Module):
         operands = (x, *state, *weights.values())
         program = self.cell.program if _may_fuse(operands) else None
         recorded = modes.is_grad_enabled() and any(
-            isinstance(operand, Tensor) and operand.requires_grad for operand in operands
+            operand.requires_grad for operand in operands if isinstance(operand, Tensor)
         )
         valid = None if padding is None else padding.over_time()
         call = arrays.Call(
@@ -315,9 +322,8 @@ class Recurrent(Module):
 
     def _weights(self, k: int, direction: int) -> dict[str, Any]:
         """The parameters of layer k in one direction, by their names without the suffix."""
-        assert isinstance(self.cell, Cell)
-        names = parameter_shapes(self.cell, 1, 1, self.bias)
-        return {name: getattr(self, _indexed(name, k, direction)) for name in names}
+        mine = vars(self)
+        return {name: mine[name + _suffix(k, direction)] for name in self._names}
 
     def _recurrent_mask(
         self, shape: tuple[int, ...], dtype: Any, place: backend.Backend
@@ -327,13 +333,13 @@ class Recurrent(Module):
         assert isinstance(self.cell, Cell)
         assert self.hidden_size is not None
         widths = [self.cell.width(n, self.hidden_size, self.block_size) for n in self.cell.fed]
-        shape = (*shape[:-1], sum(widths))
+        shape = (*shape, sum(widths))
         return functional.dropout_mask(shape, dtype, self.recurrent_dropout, place, self.generator)
 
     def _initial_state(
         self, x: Any, state: Any, batch: int, alone: bool, place: backend.Backend
     ) -> tuple[list[Sequence[Any]], bool]:
-        """For each value of the state its (B, ...) in every layer; and whether they are several."""
+        """For each value of the state its (1, B, ...) in each layer; whether they are several."""
         name = type(self).__name__
         cell = self.cell
         blocks = self.num_layers * self.directions
@@ -345,9 +351,10 @@ class Recurrent(Module):
             if isinstance(cell, Module):
                 start = self._start_of_module(cell, batch, x, place)
                 several = isinstance(start, tuple | list)
-                return [[value] for value in (start if several else [start])], several
+                parts = start if several else [start]
+                return [[expand_dims(value, len(self._lead))] for value in parts], several
             zeros = {
-                width: Tensor(place.xp.zeros((*self._lead, batch, width), x.dtype))
+                width: Tensor(place.xp.zeros((*self._lead, 1, batch, width), x.dtype))
                 for width in set(widths)
             }
             return [[zeros[width]] * blocks for width in widths], len(cell.state) > 1
@@ -377,7 +384,9 @@ class Recurrent(Module):
                 raise TypeError(f"{name}: the input is {x.dtype}, the state {value.dtype}")
         if alone:
             given = [expand_dims(value, lead + 1) for value in given]
-        return [unstack(value, axis=lead) for value in given], several
+        if blocks == 1:
+            return [[value] for value in given], several
+        return [split(value, blocks, axis=lead) for value in given], several
 
     def _start_of_module(self, cell: Module, batch: int, x: Any, place: backend.Backend) -> Any:
         if callable(getattr(type(cell), "initial_state", None)):
@@ -556,8 +565,7 @@ class GRU(Recurrent):
             h = advance(row, state[0])
             return h, (h,)
 
-        outputs, final = scan(step, rows, state, reverse, padding)
-        return (stack(outputs, axis=time), *final)
+        return scan(step, rows, state, reverse, padding, time, len(self._lead))
 
     def extra_repr(self) -> str:
         """As `Recurrent`, with `reset` if it is not "after"."""
@@ -626,6 +634,9 @@ def reset_before(
     return step
 
 
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
 class Run(NamedTuple):
     """One layer in one direction, without its arrays."""
 
@@ -637,9 +648,9 @@ class Run(NamedTuple):
 def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
     """A cell over a whole sequence, step by step, in plain operations.
 
-    `operands` are the input (T, B, I) or (B, T, I), the values of the state (B, H), and the weights
-    that `run` names, all with a leading K in a stack. Returns the outputs, (T, B, H) or (B, T, H),
-    and the last state.
+    `operands` are the input (T, B, I) or (B, T, I), the values of the state (1, B, H), and the
+    weights that `run` names, all with a leading K in a stack. Returns the outputs, (T, B, H) or
+    (B, T, H), and the last state.
     """
     cell, call = run.cell, run.call
     size, trials = call.block_size, call.trials
@@ -662,8 +673,8 @@ def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:
         new = cell.step(row, linear(fed, weight, bias, trials), state, per_unit, size)
         return new[0], new
 
-    outputs, final = scan(step, rows, state, call.reverse, run.padding)
-    return (stack(outputs, axis=call.time), *final)
+    lead = 0 if trials is None else 1
+    return scan(step, rows, state, call.reverse, run.padding, call.time, lead)
 
 
 def _whole_bias(bias: Any, cell: Cell, hidden: int, block_size: int) -> Any:
@@ -707,9 +718,9 @@ def _may_fuse(operands: Sequence[Any]) -> bool:
         return False
     bare = [value.data if isinstance(value, Tensor) else value for value in operands]
     kind, dtype = type(bare[0]), bare[0].dtype
-    return dtype in (np.float32, np.float64) and all(
-        type(value) is kind and value.dtype == dtype for value in bare
-    )
+    if dtype not in _FLOATS:
+        return False
+    return all(type(value) is kind and value.dtype == dtype for value in bare)
 
 
 def scan(
@@ -718,11 +729,15 @@ def scan(
     state: tuple[Any, ...],
     reverse: bool,
     padding: Padding | None,
-) -> tuple[list[Any], tuple[Any, ...]]:
-    """The loop over time: the outputs in the order of `rows`, and the last state.
+    time: int,
+    layer: int,
+) -> tuple[Any, ...]:
+    """The loop over time: the outputs in the order of `rows` along axis `time`, and the last state.
 
-    Where a sequence has ended the state stays as it is; seen from the end, it has not yet begun.
+    The state comes and goes with an axis of length 1, `layer`, along which layers are joined. Where
+    a sequence has ended the state stays as it is; seen from the end, it has not yet begun.
     """
+    state = tuple([squeeze(value, layer) for value in state])
     outputs: list[Any] = [None] * len(rows)
     for t in reversed(range(len(rows))) if reverse else range(len(rows)):
         outputs[t], new = step(rows[t], state)
@@ -731,7 +746,7 @@ def scan(
                 [where(padding.at(t, a.ndim), a, b) for a, b in zip(new, state, strict=True)]
             )
         state = new
-    return outputs, state
+    return (stack(outputs, axis=time), *[expand_dims(value, layer) for value in state])
 
 
 class Padding(NamedTuple):
@@ -787,8 +802,8 @@ class Padding(NamedTuple):
         return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
 
 
-def _indexed(name: str, k: int, direction: int) -> str:
-    return f"{name}_l{k}{'_reverse' if direction else ''}"
+def _suffix(k: int, direction: int) -> str:
+    return f"_l{k}_reverse" if direction else f"_l{k}"
 
 
 def _module_step(cell: Any, several: bool) -> Step:

@@ -28,6 +28,7 @@ __all__ = ["Optimizer"]
 
 SMALL = 4096  # numbers in a parameter; up to here the calls of an update cost more than the numbers
 
+
 class Slot:
     """What an optimizer keeps for one parameter: its state by name, and two arrays to work in."""
 

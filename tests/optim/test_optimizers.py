@@ -1,5 +1,6 @@
 """Optimizers: what they promise of arrays, groups and saved state; formulas: test_formulas.py."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import microtensor as mt
 from microtensor import nn, optim
+from microtensor.optim import optimizer as optimizer_module
 
 VARIANTS = {
     "sgd": (optim.SGD, {"lr": 0.1}),
@@ -458,3 +460,65 @@ def test_what_is_saved_right_after_switching_loads(kind, options, later, steps):
 def test_the_base_class_alone_is_no_optimizer():
     with pytest.raises(TypeError, match="abstract"):
         mt.optim.Optimizer([mt.ones(2, requires_grad=True)], {"lr": 0.1})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: mt.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: mt.optim.Adagrad(p, lr=0.1, weight_decay=0.01),
+        lambda p: mt.optim.RMSprop(p, lr=0.01, centered=True, momentum=0.5),
+        lambda p: mt.optim.Adam(p, lr=0.01, amsgrad=True, maximize=True),
+    ],
+)
+def test_parameters_that_are_updated_as_one_go_the_way_they_would_go_alone(make, monkeypatch):
+    """Through all that can part them: a gradient that is missing, a copy, a loaded state."""
+
+    def run(small):
+        monkeypatch.setattr(optimizer_module, "SMALL", small)
+        rng = np.random.default_rng(0)
+        shapes = [(3, 4), (5,), (2, 1, 3), (40, 30), ()]
+        parameters = [
+            mt.tensor(rng.normal(size=s).astype(np.float32), requires_grad=True) for s in shapes
+        ]
+        optimizer, seen = make(parameters), []
+        for step in range(12):
+            for place, p in enumerate(parameters):
+                missing = (step, place) in [(4, 1), (5, 1), (6, 0)]
+                g = mt.tensor(rng.normal(size=p.shape).astype(np.float32))
+                p.grad = None if missing else g
+            if step == 2:
+                optimizer.param_groups[0]["lr"] *= 0.5
+            if step == 8:
+                state = optimizer.state_dict()
+                optimizer = make(parameters)
+                optimizer.load_state_dict(state)
+            if step == 10:
+                p = parameters[0]
+                p.data = p.data.copy()
+                twin = copy.deepcopy(optimizer)
+                for place, other in enumerate(twin.param_groups[0]["params"]):
+                    other.grad = mt.tensor(np.ones(other.shape, np.float32) * place)
+                twin.step()  # its own parameters; nothing of it is seen by the first
+                seen += [value.numpy().copy() for value in twin.state_dict().values()]
+            optimizer.step()
+            seen += [p.detach().numpy().copy() for p in parameters]
+            seen += [value.numpy().copy() for value in optimizer.state_dict().values()]
+        return seen
+
+    together, alone = run(500), run(0)
+    assert len(together) == len(alone)
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_many_small_parameters_are_one_from_the_second_step_on():
+    parameters = [mt.tensor(np.ones(n), requires_grad=True) for n in (3, 4, 5000)]
+    optimizer = mt.optim.Adam(parameters, lr=0.1)
+    for _ in range(3):
+        for p in parameters:
+            p.grad = mt.ones(p.shape, dtype=np.float64)
+        optimizer.step()
+    (bundle,) = optimizer._bundles
+    assert [slot.data.size for _, slot in bundle.members] == [3, 4]
+    assert bundle.rest == [2]

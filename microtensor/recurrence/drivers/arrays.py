@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from operator import is_
 from typing import Any, NamedTuple
 
 from microtensor.backend import Array
@@ -33,6 +34,7 @@ LONGEST = 64  # steps of a block
 PIECE = 16  # steps of an input that are transposed at once
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
 FADING = 8  # steps after which a state that may fade is looked at
+LONG = 64  # sequences; with fewer, the steps of a stretch are joined for the weights' gradient
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
 
@@ -164,6 +166,16 @@ class Plan:
         self.forward = program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
         names = program.forward_names(sizes.masked, sizes.padded)
         self.steps = [tuple([self._at(name, t) for name in names]) for t in range(T)]
+        # What every call reads and writes of the states, and of the inputs, in pieces.
+        self.first = [self.split(self.state[name][0]) for name in cell.state]
+        last = [self.state[name][T % len(self.state[name])] for name in cell.state]
+        self.last = [_of_layer(self.split(value)) for value in last]
+        self.outputs = self.split(self.state[cell.state[0]][1:])
+        pieces = [slice(t, min(T, t + PIECE)) for t in range(0, T, PIECE)]
+        self.pieces = [(self.split(self.hx[piece, F : F + I]), piece) for piece in pieces]
+        self._loaded: dict[str, Array] = {}
+        self._copies: list[Any] = []
+        self._sums: list[Any] = []
         self._back: dict[Any, Back] = {}
         arrays = [self.hx, self.gates, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
@@ -174,8 +186,7 @@ class Plan:
 
     def split(self, rows: Array) -> Array:
         """(..., B) with the batches of the trials apart, in a stack: (..., K, B / K), a view."""
-        K = self.sizes.trials
-        return rows if K is None else rows.reshape(*rows.shape[:-1], K, rows.shape[-1] // K)
+        return _split(rows, self.sizes.trials)
 
     def factor(self, rows: Array) -> Array:
         """(..., rows, B) as a product takes it: in a stack (..., K, rows, B / K), a view."""
@@ -300,25 +311,36 @@ class Plan:
 
     def load(self, weights: dict[str, Array]) -> None:
         """Put the weights into one matrix beside [h; x; 1], rows of sigmoids halved."""
-        _, xp, _, _, _, I, *_ = self.sizes
-        weight, program, F = self.weight, self.program, self.F
-        w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-        b_ih, b_hh = weights.get("bias_ih"), weights.get("bias_hh")
+        if not _same(weights, self._loaded):
+            self._copies, self._sums = self._loads(weights)
+            self._loaded = weights
+        for target, source in self._copies:
+            target[...] = source
+        add = self.xp.add
+        for target, one, other in self._sums:
+            add(one, other, target)
+        if self.program.sigmoid_rows:
+            halved = self.weight[..., self.halved, :]
+            self.xp.multiply(halved, self.space[self.program.constants[0.5, False]], halved)
+
+    def _loads(self, weights: dict[str, Array]) -> tuple[list[Any], list[Any]]:
+        """What `load` copies and adds: views that last as long as the arrays do."""
+        weight, F, I = self.weight, self.F, self.sizes.inputs
+        copies: list[Any] = []
+        sums: list[Any] = []
         for rows, theirs, of_biases, kind in self.forward_runs:
             if kind != "x":
-                weight[..., rows, :F] = w_hh[..., theirs, :]
+                copies.append((weight[..., rows, :F], weights["weight_hh"][..., theirs, :]))
             if kind != "h":
-                weight[..., rows, F : F + I] = w_ih[..., theirs, :]
-            biases: list[Any] = [b_ih] if kind != "h" else []
-            biases += [b_hh] if kind != "x" else []
-            biases = [bias[..., of_biases] for bias in biases if bias is not None and of_biases]
+                copies.append((weight[..., rows, F : F + I], weights["weight_ih"][..., theirs, :]))
+            names = {"x": ("bias_ih",), "h": ("bias_hh",)}.get(kind, ("bias_ih", "bias_hh"))
+            biases = [weights[n][..., of_biases] for n in names if n in weights and of_biases]
             if self.sizes.ones:
-                weight[..., rows, -1] = sum(biases[1:], start=biases[0]) if biases else 0
-        if program.sigmoid_rows:
-            halved = weight[..., self.halved, :]
-            xp.multiply(halved, self.space[program.constants[0.5, False]], out=halved)
+                biases = biases or [0]
+                (copies if len(biases) == 1 else sums).append((weight[..., rows, -1], *biases))
         for name, unit in self.units.items():
-            self.split(unit)[...] = weights[name].T[..., None]
+            copies.append((self.split(unit), weights[name].T[..., None]))
+        return copies, sums
 
 
 OPERATIONS = (
@@ -387,7 +409,11 @@ class Back:
         self.names = used(loop.inside, self.variables)
         self.steps = [self._views(plan, self.names, k, None) for k in range(C)]
         self._stretches: dict[int, Any] = {}
+        self._loaded: dict[str, Array] = {}
+        self._copies: list[Any] = []
+        self.total = _Weights(plan, self)
         arrays = [self.jacobian, self.rows, self.dhx, *self.temporary, *self.scratch.values()]
+        arrays += [self.total.total, self.total.share, *(self.total.joined or ())]
         self.nbytes = sum([array.nbytes for array in arrays])
 
     def _views(self, plan: Plan, names: list[str], k: Any, t: Any) -> tuple[Any, ...]:
@@ -508,16 +534,39 @@ class Back:
 
     def load(self, weights: dict[str, Array]) -> None:
         """The weights transposed, rows in the order of the cotangents."""
+        if not _same(weights, self._loaded):
+            self._copies, self._loaded = self._loads(weights), weights
+        for target, source in self._copies:
+            target[...] = source
+
+    def _loads(self, weights: dict[str, Array]) -> list[Any]:
+        """What `load` copies: views that last as long as the arrays do."""
         w_ih, w_hh, F = weights["weight_ih"], weights["weight_hh"], self.F
+        copies = []
         for columns, theirs, kind in self.columns:
             if kind != "x" and F:
-                self.weight[..., :F, columns] = w_hh[..., theirs, :].swapaxes(-1, -2)
+                source = w_hh[..., theirs, :].swapaxes(-1, -2)
+                copies.append((self.weight[..., :F, columns], source))
             if self.inputs and kind != "h":
-                self.weight[..., F:, columns] = w_ih[..., theirs, :].swapaxes(-1, -2)
+                source = w_ih[..., theirs, :].swapaxes(-1, -2)
+                copies.append((self.weight[..., F:, columns], source))
+        return copies
 
 
 # ---------------------------------------------------------------------------------------------
 # The two passes
+
+
+def _split(rows: Array, trials: int | None) -> Array:
+    """(..., B) with the batches of K trials apart: (..., K, B / K), a view."""
+    if trials is None:
+        return rows
+    return rows.reshape(*rows.shape[:-1], trials, rows.shape[-1] // trials)
+
+
+def _same(some: dict[str, Array], others: dict[str, Array]) -> bool:
+    """Whether these are the very same arrays."""
+    return len(some) == len(others) and all(map(is_, some.values(), others.values()))
 
 
 def _inside(value: Array, time: int, reverse: bool) -> Array:
@@ -544,9 +593,10 @@ def _first_last(value: Array) -> Array:
     return value.T if value.ndim == 2 else value.transpose(2, 0, 1)
 
 
-def _last_first(value: Array) -> Array:
-    """And back."""
-    return value.T if value.ndim == 2 else value.transpose(1, 2, 0)
+def _of_layer(value: Array) -> Array:
+    """(H, B) as the state (1, B, H), or in a stack (H, K, B) as (K, 1, B, H): a view."""
+    value = value.T if value.ndim == 2 else value.transpose(1, 2, 0)
+    return value[..., None, :, :]
 
 
 def _steps_first(valid: Array, reverse: bool) -> Array:
@@ -573,11 +623,10 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     plan = lease.plan
     plan.load(weights)
     inputs = _inside(x, call.time, call.reverse)
-    for t in range(0, T, PIECE):  # transposed in pieces that stay in the cache
-        piece = plan.split(plan.hx[t : min(T, t + PIECE), plan.F : plan.F + I])
-        piece[...] = inputs[t : t + PIECE]
-    for name, value in zip(program.cell.state, states, strict=True):
-        plan.split(plan.state[name][0])[...] = _first_last(value)
+    for target, piece in plan.pieces:  # transposed in pieces that stay in the cache
+        target[...] = inputs[piece]
+    for target, value in zip(plan.first, states, strict=True):
+        target[...] = _first_last(value[..., 0, :, :])
     if call.mask is not None:
         plan.split(plan.dropped)[...] = _first_last(call.mask)
         for name, rows in zip(program.cell.fed, plan.fed, strict=True):
@@ -585,11 +634,9 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     if call.valid is not None:
         plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
     plan.run(plan.product(plan.weight))
-    outputs = xp.empty((T, H, B), x.dtype)
-    outputs[...] = plan.state[program.cell.state[0]][1:][:: -1 if call.reverse else 1]
-    last = [plan.state[name][T % len(plan.state[name])] for name in program.cell.state]
-    finals = [_last_first(plan.split(value)).copy() for value in last]
-    return (_outside(plan.split(outputs), call.time), *finals), lease
+    outputs = plan.split(xp.empty((T, H, B), x.dtype))
+    outputs[...] = plan.outputs[::-1] if call.reverse else plan.outputs
+    return (_outside(outputs, call.time), *[value.copy() for value in plan.last]), lease
 
 
 def backward(
@@ -611,9 +658,13 @@ def backward(
     carried = dict(zip(program.carried, back.start, strict=True))
     for name, c in zip(states, g[1:], strict=True):
         target = carried[name] if name in carried else back.own[name][T - starts[0]]
-        plan.split(target)[...] = 0 if c is None else _first_last(c)
+        if c is None:
+            target[...] = 0
+        else:
+            plan.split(target)[...] = _first_last(c[..., 0, :, :])
     cotangents = None if g[0] is None else _inside(g[0], call.time, call.reverse)
-    total = _Weights(plan, back, any(needed[n] for n in needed if n not in plan.units))
+    total = back.total
+    total.begin(any(needed[n] for n in needed if n not in plan.units))
     units: dict[str, Any] = {name: None for name in plan.units if needed[name]}
     inner: Any = None
     outer: Any = None
@@ -647,56 +698,79 @@ def backward(
         last[name].reshape(back.own[name].shape[1:]) if name in last else back.own[name][0]
         for name in states
     ]
-    first = [_last_first(plan.split(d)).copy() for d in first]
+    starts_need = needs[1 : 1 + len(states)]
+    first = [
+        _of_layer(plan.split(d)).copy() if need else None
+        for d, need in zip(first, starts_need, strict=True)
+    ]
     return [outer, *first, *[gradients.get(name) for name in call.names]]
 
 
 class _Weights:
-    """The gradient of the matrix beside [h; x; 1], a product for each block."""
+    """The gradient of the matrix beside [h; x; 1], a product for each stretch of steps."""
 
-    def __init__(self, plan: Plan, back: Back, needed: bool) -> None:
-        self.plan, self.needed = plan, needed
-        self.rows = back.rows[:, back.gates]
-        self.total: Any = None
+    def __init__(self, plan: Plan, back: Back) -> None:
+        # Not the plan itself, to which this belongs: it would be garbage in a circle.
+        self.xp, self.hx, self.rows = plan.xp, plan.hx, back.rows[:, back.gates]
+        self.trials = plan.sizes.trials
+        C, (_, height, B), width = back.length, self.rows.shape, plan.features
+        xp, dtype, shape = plan.xp, plan.sizes.dtype, plan.each((height, width))
+        self.total, self.share = xp.empty(shape, dtype), xp.empty(shape, dtype)
+        self.begun = self.needed = False
+        self.joined: Any = None  # the steps of a stretch side by side, for one long product
+        if 1 < B < LONG and C > 1 and self.trials is None:
+            self.joined = xp.empty((height, C, B), dtype), xp.empty((width, C, B), dtype)
+        F, I = plan.F, plan.sizes.inputs
+        # Of each weight and bias: pieces in the user's order of rows, and where they are here.
+        self.pieces: dict[str, list[tuple[Any, Array]]] = {}
+        for name, columns, other in (
+            ("weight_hh", slice(0, F), "x"),
+            ("weight_ih", slice(F, F + I), "h"),
+            ("bias_hh", -1, "x"),
+            ("bias_ih", -1, "h"),
+        ):
+            pieces = self.pieces[name] = []
+            for rows, of_weights, of_biases, kind in plan.backward_runs:
+                theirs = of_biases if columns == -1 else of_weights
+                if kind != other and theirs is not None:
+                    at = (..., theirs) if columns == -1 else (..., theirs, slice(None))
+                    pieces.append((at, self.total[..., rows, columns]))
+
+    def begin(self, needed: bool) -> None:
+        """Forget what was added up; `needed` if anything is to be."""
+        self.needed, self.begun = needed, False
 
     def add(self, start: int, stop: int) -> None:
         """Of the steps that have just been walked."""
         if not self.needed:
             return
-        xp, n = self.plan.xp, stop - start
-        rows, hx = self.rows[:n], self.plan.hx[start:stop]
-        K = self.plan.sizes.trials
+        xp, K, n = self.xp, self.trials, stop - start
+        rows, hx = self.rows[:n], self.hx[start:stop]
+        out = self.share if self.begun else self.total
         if K is not None:
-            of_trials = self.plan.split(rows).transpose(2, 1, 0, 3).reshape(K, rows.shape[1], -1)
-            seen = self.plan.split(hx).transpose(2, 0, 3, 1).reshape(K, -1, hx.shape[1])
-            share = xp.matmul(of_trials, seen)
-        elif self.plan.sizes.batch == 1:
-            share = rows[:, :, 0].T.dot(hx[:, :, 0])
+            of_trials = _split(rows, K).transpose(2, 1, 0, 3).reshape(K, rows.shape[1], -1)
+            seen = _split(hx, K).transpose(2, 0, 3, 1).reshape(K, -1, hx.shape[1])
+            xp.matmul(of_trials, seen, out=out)
+        elif hx.shape[2] == 1:
+            rows[:, :, 0].T.dot(hx[:, :, 0], out)
         elif n == 1:
-            share = rows[0].dot(hx[0].T)
+            rows[0].dot(hx[0].T, out)
+        elif self.joined is not None:
+            ours, theirs = [joined[:, :n] for joined in self.joined]
+            ours[...], theirs[...] = rows.transpose(1, 0, 2), hx.transpose(1, 0, 2)
+            ours.reshape(len(ours), -1).dot(theirs.reshape(len(theirs), -1).T, out)
         else:
-            share = xp.add.reduce(xp.matmul(rows, hx.transpose(0, 2, 1)), 0)
-        if self.total is None:
-            self.total = share
-        else:
-            self.total += share
+            xp.add.reduce(xp.matmul(rows, hx.transpose(0, 2, 1)), 0, None, out)
+        if self.begun:
+            xp.add(self.total, self.share, self.total)
+        self.begun = True
 
     def gradients(self, weights: dict[str, Array], needed: dict[str, bool]) -> dict[str, Array]:
         """Of each weight and bias, in the user's order of rows, in memory of its own."""
-        xp, total, F = self.plan.xp, self.total, self.plan.F
-        columns = {
-            "weight_hh": (slice(0, F), "x"),
-            "weight_ih": (slice(F, F + self.plan.sizes.inputs), "h"),
-            "bias_hh": (-1, "x"),
-            "bias_ih": (-1, "h"),
-        }
         found = {}
-        for name, (column, other) in columns.items():
+        for name, pieces in self.pieces.items():
             if needed.get(name):
-                found[name] = xp.empty(weights[name].shape, total.dtype)
-                for rows, of_weights, of_biases, kind in self.plan.backward_runs:
-                    theirs = of_biases if column == -1 else of_weights
-                    if kind != other and theirs is not None:
-                        at = (..., theirs) if column == -1 else (..., theirs, slice(None))
-                        found[name][at] = total[..., rows, column]
+                gradient = found[name] = self.xp.empty(weights[name].shape, self.total.dtype)
+                for at, piece in pieces:
+                    gradient[at] = piece
         return found

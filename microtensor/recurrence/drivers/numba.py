@@ -260,12 +260,12 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
         plan.mask[...] = 1 if call.mask is None else call.mask
         valid = 1 if call.valid is None else call.valid[:: -1 if call.reverse else 1]
         plan.valid[...] = valid
-        np.multiply(states[0], plan.mask, out=plan.h[0])
+        np.multiply(states[0][0], plan.mask, out=plan.h[0])
     plan.compiled.forward(plan.memory, plan.numbers)
     outputs = np.empty((T, B, H), x.dtype)
     outputs[...] = plan.state[cell.state[0]][1:][:: -1 if call.reverse else 1]
     finals = [plan.state[name][min(T, len(plan.state[name]) - 1)].copy() for name in cell.state]
-    return (outputs.swapaxes(0, call.time), *finals), lease
+    return (outputs.swapaxes(0, call.time), *[value[None] for value in finals]), lease
 
 
 def backward(
@@ -306,4 +306,5 @@ def backward(
     dh = plan.dh[:, :H]
     first[0] = first[0] + (dh * plan.mask if loops.general else dh)
     gradients = plan.gradients(weights, needed)
-    return [outer, *first, *[gradients.get(name) for name in call.names]]
+    starts = [value[None] for value in first]
+    return [outer, *starts, *[gradients.get(name) for name in call.names]]
