@@ -302,7 +302,7 @@ def backward(
         plan.compiled.backward(plan.memory, plan.numbers, start, stop)
         if inner is not None:
             inner[start:stop] = plan.dx[: stop - start]
-    first = [plan.edge[name].copy() if name in plan.edge else 0 for name in states]
+    first: list[Any] = [plan.edge[name].copy() if name in plan.edge else 0 for name in states]
     dh = plan.dh[:, :H]
     first[0] = first[0] + (dh * plan.mask if loops.general else dh)
     gradients = plan.gradients(weights, needed)
