@@ -6,7 +6,9 @@ through the same operations, rules and engine as any other, so that the equation
 once on symbols, leave an expression; and the gradient of that tensor is an expression too.
 
 Equal expressions are one object (hash-consing), so what the forward and the backward pass have in
-common is computed once. What is known is folded on the way: zeros, ones, numbers among themselves.
+common is computed once. Operands that may change places have an order of their own, by what they
+are, so that a cell's source is the same whatever cells came before it: compiled code is found again
+by its source. What is known is folded on the way: zeros, ones, numbers among themselves.
 Three patterns are recognised:
 
     1 / (1 + exp(min(-x, 709)))   is sigmoid(x), a single operation, which drivers compute by tanh
@@ -16,7 +18,6 @@ Three patterns are recognised:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,7 +26,6 @@ import numpy as np
 
 from microtensor import backend
 
-_numbers = itertools.count()
 _FLOAT, TRUTH = np.dtype(np.float64), np.dtype(np.bool_)
 _TRUTHS = {
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
@@ -40,20 +40,22 @@ class UnknownOperation(TypeError):
 class Symbol:
     """An input `("input", name)`, a number `("constant", value)`, or an operation on symbols."""
 
-    __slots__ = ("__weakref__", "args", "dtype", "number", "op")
+    __slots__ = ("__weakref__", "args", "dtype", "op", "order")
     __array_ufunc__ = None  # NumPy's numbers leave operators to us
     shape, ndim, size = (), 0, 1
     args: tuple[Any, ...]
     dtype: Any
-    number: int
     op: str
+    order: tuple[Any, ...]
 
     def __new__(cls, op: str, *args: Any) -> Symbol:
         """The one symbol for this expression."""
         known = _known.get((op, *args))
         if known is None:
             known = object.__new__(cls)
-            known.op, known.args, known.number = op, args, next(_numbers)
+            known.op, known.args = op, args
+            below = [x.order if isinstance(x, Symbol) else (0, repr(x)) for x in args]
+            known.order = (1 + max([order[0] for order in below], default=0), op, *below)
             known.dtype = TRUTH if op in _TRUTHS else _FLOAT
             _known[(op, *args)] = known
         return known
@@ -137,7 +139,7 @@ def _folded(op: str, compute: Callable[..., Any], *args: Symbol) -> Symbol:
 
 
 def _commutative(op: str, compute: Callable[..., Any], a: Symbol, b: Symbol) -> Symbol:
-    return _folded(op, compute, *sorted((a, b), key=lambda x: x.number))
+    return _folded(op, compute, *sorted((a, b), key=lambda x: x.order))
 
 
 def add(a: Symbol | float, b: Symbol | float) -> Symbol:

@@ -29,6 +29,7 @@ from microtensor.recurrence import (
     rnn_tanh,
 )
 from microtensor.recurrence.drivers import arrays
+from microtensor.recurrence.symbols import Symbol
 from models.memory import keras_lstm
 
 FUSED = [kind for kind in EVERY if kind != "gru_before"]
@@ -465,6 +466,24 @@ def test_the_source_is_what_runs(one):
     for name in ("forward", "jacobian", "backward"):
         assert f"def {name}(" in source
     compile(source, "source", "exec")
+
+
+def test_the_source_does_not_depend_on_the_cells_before_it():
+    """Compiled code is found again by its source, in processes with other histories too."""
+
+    def source():
+        @cell(gates=("first", "second"))
+        def late(first, second):
+            return mt.tanh(second) * mt.sigmoid(first) + mt.tanh(first) * mt.sigmoid(second)
+
+        return late.source(), late.source("numba")
+
+    alone = source()
+    gc.collect()  # its symbols too
+    inputs = [Symbol("input", name) for name in ("second", "first")]
+    held = [Symbol(op, x) for op in ("sigmoid", "tanh") for x in inputs]
+    assert source() == alone
+    assert len(held) == 4
 
 
 def test_the_lstm_in_few_statements():
