@@ -563,8 +563,8 @@ ENTRIES: tuple[Entry, ...] = (
         edits=(
             Edit(
                 _RECURRENT,
-                "return [unstack(value, axis=0) for value in given], several",
-                "return [unstack(value.detach(), axis=0) for value in given], several",
+                "return [[value] for value in given], several",
+                "return [[value.detach()] for value in given], several",
             ),
         ),
         verdict="wrong_gradient",
@@ -910,9 +910,9 @@ ENTRIES: tuple[Entry, ...] = (
         edits=(
             Edit(
                 _RECURRENT,
-                "        state = new\n    return outputs, state",
+                "        state = new\n    return (stack(outputs",
                 "        state = tuple([value.detach() for value in new])\n"
-                "    return outputs, state",
+                "    return (stack(outputs",
             ),
         ),
         verdict="wrong_gradient",
@@ -953,7 +953,13 @@ ENTRIES: tuple[Entry, ...] = (
         title="Momentum",
         program=programs.momentum,
         formula=programs.momentum_formula,
-        edits=(Edit("microtensor.optim.sgd", "= g.copy()", "= g"),),
+        edits=(
+            Edit(
+                "microtensor.optim.sgd",
+                "velocity[...] = g",
+                'velocity = slot.arrays["momentum_buffer"] = g',
+            ),
+        ),
         verdict="aliased_gradient",
         hints=(
             "Which array does the optimizer keep between two steps, and who else has it?",
