@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from microtensor.modes import no_grad
 from microtensor.nn.module import Module
@@ -13,8 +12,7 @@ from microtensor.nn.parameter import Parameter
 __all__ = ["Summary", "SummaryRow", "summary"]
 
 
-@dataclass(frozen=True)
-class SummaryRow:
+class SummaryRow(NamedTuple):
     """One module of the model.
 
     Attributes
@@ -40,8 +38,7 @@ class SummaryRow:
     parameters: int
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """What `summary` prints: `str(...)` is the table.
 
     Attributes

@@ -17,7 +17,7 @@ import importlib
 import inspect
 import os
 import sys
-import threading
+from _thread import RLock  # as functools does: threading takes longer to import
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 _loaded: dict[str, ModuleType] = {}  # by the name of the module
-_lock = threading.RLock()  # two threads that want the same source compile it once
+_lock = RLock()  # two threads that want the same source compile it once
 _numba: Any = None  # the package; False where it cannot be imported
 
 
