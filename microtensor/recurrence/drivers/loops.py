@@ -19,11 +19,11 @@ and for sequences of different lengths. Their products are a third, the same for
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microtensor.recurrence import symbols
-from microtensor.recurrence.derivation import parts
+from microtensor.recurrence.derivation import Derivation, parts
 from microtensor.recurrence.drivers import scalars
 from microtensor.recurrence.drivers.printing import DEAR, Program
 from microtensor.recurrence.symbols import Symbol
@@ -147,6 +147,32 @@ def made_for(cell: Any) -> bool:
     )
 
 
+def stored_of(d: Derivation, names: Mapping[str, str]) -> dict[Symbol, str]:
+    """What the Jacobian asks for and is dear to compute, with a name each; `names` of the products.
+
+    The forward pass keeps it. The rest the backward pass computes again.
+    """
+    computed = parts(d.new.values())
+    new = {value for value in d.new.values() if value.op != "input"}
+    stored: dict[Symbol, str] = {}
+
+    def visit(value: Symbol) -> None:
+        if value in new or value.op == "constant":
+            return
+        if value.op == "input":
+            if value.args[0] in d.products:
+                stored.setdefault(value, names[value.args[0]])
+        elif value.op in DEAR and value in computed:
+            stored.setdefault(value, f"v{len(stored)}")
+        else:
+            for argument in value.args:
+                visit(argument)
+
+    for entry in d.jacobian.values():
+        visit(entry)
+    return stored
+
+
 class Loops:
     """A cell's loops as source.
 
@@ -183,33 +209,11 @@ class Loops:
         self.heard = len(by_kind[""]) + len(by_kind["h"])
         h, *others = cell.state
         self.kept: list[str] = [*([h] if general else []), *others]
-        self._choose_what_to_keep()
+        self.stored = stored_of(d, self.names)
+        self.kept += list(self.stored.values())
         written = {name for _, name in d.jacobian}
         # Values of the old state that something arrives at other than through the product.
         self.edges = [name for name in cell.state if name != h or h in written or general]
-
-    def _choose_what_to_keep(self) -> None:
-        """What the Jacobian asks for and is dear to compute is kept; the rest it computes again."""
-        d = self.derivation
-        computed = parts(d.new.values())
-        new = {value for value in d.new.values() if value.op != "input"}
-        self.stored: dict[Symbol, str] = {}
-
-        def visit(value: Symbol) -> None:
-            if value in new or value.op == "constant":
-                return
-            if value.op == "input":
-                if value.args[0] in d.products:
-                    self.stored.setdefault(value, self.names[value.args[0]])
-            elif value.op in DEAR and value in computed:
-                self.stored.setdefault(value, f"v{len(self.stored)}")
-            else:
-                for argument in value.args:
-                    visit(argument)
-
-        for entry in d.jacobian.values():
-            visit(entry)
-        self.kept += list(self.stored.values())
 
     # -- places of numbers
 

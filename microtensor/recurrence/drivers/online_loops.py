@@ -26,9 +26,9 @@ import numpy as np
 
 from microtensor.backend import Array
 from microtensor.recurrence import symbols
-from microtensor.recurrence.derivation import Derivation, parts
+from microtensor.recurrence.derivation import Derivation
 from microtensor.recurrence.drivers import compiled, scalars
-from microtensor.recurrence.drivers.printing import DEAR
+from microtensor.recurrence.drivers.loops import stored_of
 from microtensor.recurrence.symbols import Symbol
 
 # What `s` holds, in this order. Sizes and options first.
@@ -117,28 +117,7 @@ class Loops:
         written = {name for _, name in d.jacobian}
         # Values of the old state that something arrives at other than through the product.
         self.edges = [name for name in cell.state if name in written]
-        self._choose_what_to_keep()
-
-    def _choose_what_to_keep(self) -> None:
-        d = self.derivation
-        computed = parts(d.new.values())
-        new = {value for value in d.new.values() if value.op != "input"}
-        self.stored: dict[Symbol, str] = {}
-
-        def visit(value: Symbol) -> None:
-            if value in new or value.op == "constant":
-                return
-            if value.op == "input":
-                if value.args[0] in d.products:
-                    self.stored.setdefault(value, self.names[value.args[0]])
-            elif value.op in DEAR and value in computed:
-                self.stored.setdefault(value, f"v{len(self.stored)}")
-            else:
-                for argument in value.args:
-                    visit(argument)
-
-        for entry in d.jacobian.values():
-            visit(entry)
+        self.stored = stored_of(d, self.names)
 
     def shown(self, of_blocks: bool) -> list[tuple[int, str]]:
         """The products that meet the input: their places among the unit's or block's, and names."""
