@@ -568,7 +568,7 @@ def _time_figure(run: Run) -> Figure:
         if not problem.floor:
             axes.set_yscale("log")
         unit = f" ({problem.unit})" if problem.unit else ""
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
         axes.set(
             title=problem.title,
             xlabel=f"µs a step of {COST_BATCH} sequences",

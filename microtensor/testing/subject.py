@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -47,19 +48,19 @@ class Pullback(NamedTuple):
     tensors: list[Any] = []  # noqa: RUF012  the outputs as tensors, where they are
 
 
-class Subject:
+class Subject(ABC):
     """A function of leaves. Subclasses say how to compute and how to go back."""
 
     leaves: list[Leaf]
     wrt: list[int]  # positions among the leaves
 
+    @abstractmethod
     def outputs(self, arrays: Sequence[Array]) -> list[Array]:
         """The value: float (or complex) arrays only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pullback(self, arrays: Sequence[Array]) -> Pullback:
         """The value, and the way back."""
-        raise NotImplementedError
 
     def loaded(self) -> contextlib.AbstractContextManager[None]:
         """Whatever was exchanged inside the block is put back at its end."""
