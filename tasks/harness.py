@@ -65,6 +65,7 @@ __all__ = [
     "check_named_once",
     "highest_of",
     "judged",
+    "mean_of",
     "median_of",
     "success_rate",
     "wilson",
@@ -181,6 +182,11 @@ def median_of(values: Sequence[float]) -> dict[str, Any]:
         return {"value": math.nan, "spread": (math.nan, math.nan), "trials": len(numbers)}
     spread = (min(numbers), max(numbers))
     return {"value": statistics.median(numbers), "spread": spread, "trials": len(numbers)}
+
+
+def mean_of(values: Sequence[float]) -> dict[str, Any]:
+    """As `median_of`, but `value` is the mean: for comparison with a table of means."""
+    return median_of(values) | {"value": statistics.fmean(map(float, values))}
 
 
 def highest_of(values: Sequence[float]) -> dict[str, Any]:

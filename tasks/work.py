@@ -149,14 +149,21 @@ class Work:
             if stop and done < total:
                 raise Interrupted
 
-    def log(self, step: int, **values: float | Sequence[float]) -> None:
-        """Write one line a trial of metrics.csv: a number, or one for each trial of the stack."""
-        for position, trial in enumerate(self.trials):
+    def log(
+        self, step: int, *, trial: int | None = None, **values: float | Sequence[float]
+    ) -> None:
+        """Write one line a trial of metrics.csv: a number, or one for each trial of the stack.
+
+        With `trial` the line of that one alone: where the trials of a stack go their own ways.
+        """
+        for position, number in enumerate(self.trials):
+            if trial not in (None, number):
+                continue
             own = {
                 name: float(np.asarray(value).reshape(-1)[position if np.ndim(value) else 0])
                 for name, value in values.items()
             }
-            metric = Metric(self.variant, trial, int(step), own)
+            metric = Metric(self.variant, number, int(step), own)
             self.metrics.append(metric)
             self._said = metric
             if self.hooks.logged:
