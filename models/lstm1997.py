@@ -232,3 +232,33 @@ class Lstm1997(nn.Module):
         if self.network.output == "linear":
             return net, seen
         return (mt.sigmoid(net) if self.network.output == "sigmoid" else mt.softmax(net)), seen
+
+    def inside(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What goes on over one sequence x (T, I), as arrays.
+
+        Returns "output" (T, O); "h" and "c" (T, H), what the cells give and what they keep; "y_i"
+        and, if there are output gates, "y_o" (T, B), the gates.
+        """
+        network, layer = self.network, self.layer
+        cell, size = network.cell, network.size
+        state = [np.zeros(cell.width(name, network.cells, size), x.dtype) for name in cell.state]
+        bias = layer.bias_ih_l0.data if layer.bias else 0
+        product = x @ layer.weight_ih_l0.data.T
+        whole = np.zeros(product.shape[1], x.dtype)
+        at = row = 0
+        for gate in cell.gates:
+            width = cell.width(gate, network.cells, size)
+            if gate in cell.biased:
+                whole[row : row + width] = bias[at : at + width]
+                at += width
+            row += width
+        kept: dict[str, list[np.ndarray]] = {name: [] for name in cell.state}
+        for row_of_inputs in product + whole:
+            fed = layer.weight_hh_l0.data @ cell.recurrent_vector(state)
+            state = list(cell.step(row_of_inputs, fed, state, block_size=size))
+            for name, value in zip(cell.state, state, strict=True):
+                kept[name].append(value)
+        found = {name: np.array(values) for name, values in kept.items()}
+        with mt.no_grad():
+            found["output"] = self(mt.tensor(x[:, None]))[0].numpy()[:, 0]
+        return found

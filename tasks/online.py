@@ -26,6 +26,7 @@ criteria are met: a network with any cell of the library or of the reader's, min
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ EXAM = 2560
 """New sequences on which a trained network is tested: the paper's number."""
 PIECE = 256
 """So many of them are drawn and shown at a time."""
+COMPILED = 2000
+"""For fewer sequences than so many no loop is compiled: that takes some seconds."""
 
 Generators = Callable[..., mt.Generator]
 """A trial's random numbers by what they are for: `generator("data", 3)`."""
@@ -255,6 +258,18 @@ def fit(work: Work, problem: Problem) -> list[Trial]:
     many), and what `score` makes of the test on new sequences, NAME_…, with the weights as they
     were when the stage was reached. Its model is the weights at the end.
     """
+    with _driver(problem):
+        return _fit(work, problem)
+
+
+def _driver(problem: Problem) -> Any:
+    """Where a run is short, the driver that need not be compiled."""
+    if problem.cap < COMPILED:
+        return mt.recurrence.driver("arrays")
+    return contextlib.nullcontext()
+
+
+def _fit(work: Work, problem: Problem) -> list[Trial]:
     lanes = min(LANES, len(work.trials))
     state: dict[str, Any] = {"next": lanes, "lanes": {}, "kept": {}, "finished": {}}
     for lane in range(lanes):
@@ -601,7 +616,7 @@ def fit_modern(work: Work, problem: Problem, modern: Modern) -> list[Trial]:
     Its outputs are squashed as those of `problem.network`, whose loss is the cross-entropy where
     they are probabilities, and else the squared error. Values are those of `fit`.
     """
-    with readers_cell.blaming(modern.cell):
+    with readers_cell.blaming(modern.cell), _driver(problem):
         return _fit_modern(work, problem, modern)
 
 

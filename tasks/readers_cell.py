@@ -33,7 +33,7 @@ from microtensor.recurrence import Cell, lstm, peephole_lstm, rnn_relu, rnn_tanh
 from models.carry_track import CarryTrack
 from tasks.harness import UsageError
 
-__all__ = ["LIBRARY", "REMEMBERS", "blaming", "build", "check", "is_file", "version"]
+__all__ = ["LIBRARY", "REMEMBERS", "blaming", "build", "check", "is_file", "title", "version"]
 
 Maker = Callable[[int, int, mt.Generator | None], nn.Recurrent]
 
@@ -220,6 +220,11 @@ def _open(layer: nn.Recurrent, gate: str, bias: float) -> None:
     size, position = layer.hidden_size, gates.index(gate)
     with mt.no_grad():
         parameter[position * size : (position + 1) * size] = bias
+
+
+def title(spec: str) -> str:
+    """The cell in words: its name in the library, or its file."""
+    return Path(spec.rpartition(":")[0]).name if is_file(spec) else spec
 
 
 # -- the reader's file -------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""A table of the 1997 paper: its figures, and ours beside them, line by line.
+
+An experiment says for each of its variants which line of which table it is (`Line`), and gets the
+rows that judge it and the table as text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.harness import Level, Row, Run, at_least, at_most, judged, mean_of, success_rate
+
+
+class Line(NamedTuple):
+    """A line of a table, and the variant that rebuilds it.
+
+    variant, title : the variant's name in files, and in words.
+    stage : what is to be reached; see `online.Stage`.
+    sequences : the paper's mean number of sequences until then; None where it has none.
+    factor : the verdict's: our mean may be so many times the paper's.
+    success : the paper's share of trials that succeed; None where it has none.
+    least : the verdict's: at least this share of ours.
+    wrong, most_wrong : of the test on new sequences, the paper's, and the most that passes.
+    note : what is to be known of the line.
+    """
+
+    variant: str
+    title: str
+    stage: str = "solved"
+    sequences: float | None = None
+    factor: float = 2.0
+    success: float | None = None
+    least: float = 0.9
+    wrong: float | None = None
+    most_wrong: float = math.inf
+    note: str = ""
+
+
+def reached(run: Run, line: Line) -> list[int]:
+    """After how many sequences each trial that reached the stage did."""
+    pairs = zip(
+        run.values(line.stage, line.variant),
+        run.values(f"{line.stage}_sequences", line.variant),
+        strict=True,
+    )
+    return [int(sequences) for done, sequences in pairs if done]
+
+
+def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
+    """How many trials succeed, after how many sequences, and how well; verdicts only if `judge`.
+
+    Where no trial succeeds there is no number of sequences, and no row for it.
+    """
+    title = line.title if line.stage == "solved" else f"{line.title}, {line.stage}"
+    solved = run.values(line.stage, line.variant)
+    made = [
+        Row(
+            f"{title}: trials that succeed",
+            **success_rate(solved),
+            **_judged(line.success, at_least(line.least), judge),
+            note=line.note,
+        )
+    ]
+    found = reached(run, line)
+    if found:
+        unsolved = len(solved) - len(found)
+        made.append(
+            Row(
+                f"{title}: sequences until success, mean",
+                **mean_of(found),
+                **_judged(line.sequences, at_most(line.factor * (line.sequences or 0)), judge),
+                levels=_level("the paper", line.sequences, judge),
+                note=f"Of those that succeed; {unsolved} do not." if unsolved else "",
+            )
+        )
+    name = f"{line.stage}_wrong"
+    if name in run.of(line.variant)[0].values:
+        made.append(
+            Row(
+                f"{title}: wrong in the test, mean",
+                **mean_of([w for w, s in zip(run.values(name, line.variant), solved, strict=True)
+                           if s] or run.values(name, line.variant)),
+                **_judged(line.wrong, at_most(line.most_wrong), judge),
+                levels=_level("the paper", line.wrong, judge),
+            )
+        )  # fmt: skip
+    return made
+
+
+def _judged(target: float | None, tolerance: tuple[float, float], judge: bool) -> dict:  # type: ignore[type-arg]
+    return {} if target is None else judged(target, "paper", tolerance, when=judge)
+
+
+def _level(name: str, value: float | None, judge: bool) -> tuple[Level, ...]:
+    """The paper's figure where no verdict names it."""
+    return () if judge or value is None else (Level(name, value),)
+
+
+def number(value: float | None) -> str:
+    """A number for a table: whole from 100 up, else three digits; a dash for None."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+def text(run: Run, title: str, lines: Iterable[Line]) -> str:
+    """The table: paper and ours, for the lines whose variants were run."""
+    table = [
+        [title, "paper", "ours: mean", "median", "least … most", "succeed", "wrong: paper", "ours"]
+    ]
+    for line in lines:
+        if all(trial.variant != line.variant for trial in run.trials):
+            continue
+        found, solved = reached(run, line), run.values(line.stage, line.variant)
+        name = f"{line.stage}_wrong"
+        has_test = name in run.of(line.variant)[0].values
+        wrong = [w for w, s in zip(run.values(name, line.variant), solved, strict=True)
+                 if s] if has_test else []  # fmt: skip
+        table.append(
+            [
+                line.title if line.stage == "solved" else f"{line.title}, {line.stage}",
+                number(line.sequences),
+                number(float(np.mean(found)) if found else None),
+                number(float(np.median(found)) if found else None),
+                f"{min(found):,} … {max(found):,}" if found else "–",
+                f"{len(found)} of {len(solved)}",
+                number(line.wrong),
+                number(float(np.mean(wrong)) if wrong else None),
+            ]
+        )
+    return aligned(table)
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text: the first column to the left, the others to the right."""
+    widths = [max([len(line[i]) for line in table]) for i in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    )
