@@ -91,4 +91,4 @@ def test_check_fails_on_a_planted_fault(tasks_cli: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(TemporalOrder, "draw", wrong)
     failed = tasks_cli("run temporal_order --preset quick --check --no-plots")
     assert failed.code == 1
-    assert "MISSED" in failed.out + failed.err
+    assert "MISSED" in failed.stdout + failed.stderr
