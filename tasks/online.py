@@ -160,8 +160,9 @@ class Problem:
     stages
         In order; the last one ends the trial.
     stream
-        Makes a trial's source of data from its generators. If it has an attribute `test`, a
-        `Drawn`, that is shown to the network before criteria are looked at.
+        Makes a trial's source of data from its generators. If it has an attribute `test`, that is
+        shown to the network before criteria are looked at: a `Drawn`, or a function that gives one
+        for a number of sequences seen, where each look has a test set of its own.
     looks
         Sequences between two looks at the criteria.
     due
@@ -300,6 +301,11 @@ def _stream(work: Work, problem: Problem, number: int) -> Any:
     return problem.stream(lambda *block: work.generator(*block, trial=number))
 
 
+def _test_set(stream: Any, look: Look) -> Drawn | None:
+    test = getattr(stream, "test", None)
+    return test(look.seen) if callable(test) else test
+
+
 class _Training:
     """The lanes at work. `state` is theirs, and all that must be kept to go on another time."""
 
@@ -387,14 +393,14 @@ class _Training:
     def _with_tests(self, looks: dict[int, Look]) -> dict[int, Look]:
         """The looks, with what the network makes of the trial's test set where that is due."""
         due = {
-            k
+            k: test
             for k, look in looks.items()
-            if getattr(self.streams[k], "test", None) is not None and self.problem.due(look)
+            if self.problem.due(look) and (test := _test_set(self.streams[k], look)) is not None
         }
         if not due:
             return looks
-        shown = [self.streams[k].test for k in self.lanes]
-        tested = show(self.problem.network, self.weights, shown)
+        some = next(iter(due.values()))  # for lanes that are not looked at
+        tested = show(self.problem.network, self.weights, [due.get(k, some) for k in self.lanes])
         return {k: look._replace(test=tested[k]) if k in due else look for k, look in looks.items()}
 
     def _look(self, k: int, look: Look, loss: np.ndarray) -> None:
@@ -656,8 +662,7 @@ def _fit_modern(work: Work, problem: Problem, modern: Modern) -> list[Trial]:
             worst.append(_update(model, optimizer, problem, modern, part))
         progress.state["chunks"] += 1
         look = progress.add(np.concatenate(worst))
-        test = getattr(stream, "test", None)
-        if test is not None and problem.due(look):
+        if problem.due(look) and (test := _test_set(stream, look)) is not None:
             look = look._replace(test=_shown(model, problem, test))
         for name in progress.reached(look):
             state["kept"][f"{number} {name}"] = _arrays(model)
@@ -684,8 +689,12 @@ def _fit_modern(work: Work, problem: Problem, modern: Modern) -> list[Trial]:
             model.load_state_dict(weights)
             draw = getattr(stream, "exam", stream.draw)
             tested = [
-                _shown(model, problem, draw(work.generator("exam", i, trial=number), PIECE))
-                for i in range(math.ceil(problem.exam / PIECE))
+                _shown(
+                    model,
+                    problem,
+                    draw(work.generator("exam", i, trial=number), min(PIECE, problem.exam - at)),
+                )
+                for i, at in enumerate(range(0, problem.exam, PIECE))
             ]
             scored = problem.score(_in_one_piece(tested))
             values |= {f"{stage.name}_{key}": value for key, value in scored.items()}
