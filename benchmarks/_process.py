@@ -126,9 +126,9 @@ def measure(
 def main(workload_name: str, contender: str, seconds: float) -> dict[str, Any]:
     """Measure; what the line of JSON says."""
     core = pin()  # before NumPy is imported, whose BLAS counts the cores
-    from benchmarks import trainings, workloads
+    from benchmarks import courses, trainings, workloads
 
-    known = (*workloads.WORKLOADS, *trainings.WORKLOADS)
+    known = (*workloads.WORKLOADS, *trainings.WORKLOADS, *courses.WORKLOADS)
     (workload,) = [w for w in known if w.name == workload_name]
     package, _, choice = contender.partition(":")
     module = importlib.import_module(f"benchmarks.contenders.{package}")

@@ -2,17 +2,45 @@
 
 An experiment says for each of its variants which line of which table it is (`Line`), and gets the
 rows that judge it and the table as text.
+
+The results of our own runs are committed (`python -m tasks.baselines --no-curves FOLDER`), and
+
+    python -m tasks.papers_table docs/lstm1997.md
+
+makes the tables of a page from them: each block
+
+    <!-- table: NAME -->
+    …
+    <!-- end -->
+
+gets what experiment NAME prints.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tasks.harness import Level, Row, Run, at_least, at_most, judged, mean_of, success_rate
+from tasks import baselines
+from tasks.harness import (
+    Level,
+    Row,
+    Run,
+    Task,
+    Trial,
+    UsageError,
+    at_least,
+    at_most,
+    judged,
+    mean_of,
+    success_rate,
+)
 
 
 class Line(NamedTuple):
@@ -145,3 +173,63 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in table
     )
+
+
+# -- a page of tables --------------------------------------------------------------------------
+
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def committed(task: Task) -> Run:
+    """The latest committed run of an experiment, without curves and weights.
+
+    Raises
+    ------
+    UsageError
+        There is none, or it is of another version of the experiment.
+    """
+    runs = baselines.committed(task.name)
+    if not runs:
+        raise UsageError(f"there is no committed run of {task.name}; see tasks/baselines")
+    held = runs[-1]
+    try:
+        settings = task.settings(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in held.settings.items()
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the committed run of {task.name} does not fit any more: {error}"
+        ) from None
+    trials = tuple(
+        Trial(int(values["trial"]), values, variant=variant)
+        for variant, column in held.columns.items()
+        for values in column.trials
+    )
+    return Run(settings, "document", held.seed, "numpy", trials, ())
+
+
+def filled(page: str) -> str:
+    """The page with its tables made from the committed runs."""
+    from tasks import registry  # which imports all experiments, and they this file
+
+    def block(found: re.Match[str]) -> str:
+        task = registry.load(found[2])
+        if task.printout is None:
+            raise UsageError(f"{task.name} prints no table")
+        return f"{found[1]}```text\n{task.printout(committed(task))}\n```\n{found[3]}"
+
+    return _BLOCK.sub(block, page)
+
+
+def main(pages: Sequence[str]) -> int:
+    """Fill the pages in place; returns the exit code."""
+    for page in map(Path, pages):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

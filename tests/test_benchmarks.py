@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 import microtensor as mt
-from benchmarks import _harness, _report, gpu, overhead, recurrence, trainings, workloads
+from benchmarks import (
+    _harness,
+    _report,
+    courses,
+    gpu,
+    online,
+    overhead,
+    recurrence,
+    trainings,
+    workloads,
+)
 from benchmarks._harness import Failure, Spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -266,6 +276,7 @@ def test_what_is_promised_is_about_what_is_measured():
     names = {w.name for w in workloads.WORKLOADS} | {workloads.IMPORT}
     assert {goal.workload for goal in workloads.GOALS} <= names
     assert {goal.workload for goal in trainings.GOALS} <= {w.name for w in trainings.WORKLOADS}
+    assert {goal.workload for goal in courses.GOALS} <= set(courses.COURSES)
 
 
 def test_a_tiny_run_of_the_trainings_prints_tables(tmp_path):
@@ -371,3 +382,50 @@ def test_without_a_card_there_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(gpu.mt, "backend_available", lambda name: False)
     assert gpu.main([]) == 0
     assert capsys.readouterr().out == "no graphics card that CuPy can use: nothing to measure\n"
+
+
+# -- online learning
+
+
+def first_losses(contender, name, trials, monkeypatch):
+    """The losses of trial 0 on three short sequences."""
+    monkeypatch.setattr(courses, "SEQUENCES", 3)
+    short = {k: course._replace(steps=5) for k, course in courses.COURSES.items()}
+    monkeypatch.setattr(courses, "COURSES", short)
+    module = importlib.import_module(f"benchmarks.contenders.{contender}")
+    with mt.recurrence.driver("arrays"):
+        task = module.online(*courses.inputs_of(name, trials))
+        task.phases["total"]()
+    return [float(x) for x in task.read()[0]]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", courses.COURSES)
+def test_online_learning_is_the_same_in_pytorch(name, monkeypatch):
+    ours = first_losses("microtensor", name, 1, monkeypatch)
+    assert _harness.same_work(ours, first_losses("torch", name, 1, monkeypatch), 1e-5)
+
+
+def test_a_trial_of_online_learning_does_not_depend_on_those_beside_it(monkeypatch):
+    alone = first_losses("microtensor", "6a", 1, monkeypatch)
+    assert len(set(alone)) == 3
+    assert alone[0] == first_losses("microtensor", "6a", 2, monkeypatch)[0]
+
+
+def test_online_learning_is_told_for_a_trial_and_sequence():
+    def results(**seconds):
+        values = {(c.replace("_", ":"), "total"): {0: s} for c, s in seconds.items()}
+        return _harness.Results(values, [], {}, {}, {})
+
+    n = courses.SEQUENCES
+    found = {
+        "lstm-1": results(microtensor_numba=30e-6 * n, torch=800e-6 * n),
+        "lstm-16": results(microtensor_numba=16 * 8e-6 * n),
+    }
+    text = online.report(found, ["microtensor:numba", "torch"], [], True)
+    goals, times, speeds, ratios = cells(text)
+    assert goals[2][2:] == ["0.0100", "0.0134", "reached"]
+    assert times[0][1:] == ["microtensor numba, K = 1", "microtensor numba, K = 16", "torch"]
+    assert times[2][1:] == ["30.0", "8.00", "800"]
+    assert speeds[2][1:] == ["3.33", "12.5", "0.125"]
+    assert ratios[2][1:] == ["0.0375", "0.0100"]

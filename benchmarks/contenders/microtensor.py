@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import microtensor as mt
 from benchmarks.contenders import Task
+from benchmarks.courses import Course
 from benchmarks.trainings import Training
 
 
@@ -151,3 +153,20 @@ def training(t: Training, x: Any, y: Any, weights: Any) -> Task:
             loss.item()  # waits for the card
 
     return Task({"total": step}, lambda: [last[0].item()])
+
+
+def online(course: Course, x: Any, targets: Any, weights: Any) -> Task:
+    network, last = course.network, [None]
+    fit = mt.recurrence.fit_online(
+        mt.recurrence.lstm if network is None else network.cell,
+        {name: value.copy() for name, value in weights.items()},
+        itertools.repeat(mt.recurrence.Sequences(x, targets)),
+        course.lr,
+        output="linear" if network is None else network.output,
+        block_size=1 if network is None else network.size,
+    )
+
+    def run() -> None:
+        last[0] = next(fit)
+
+    return Task({"total": run}, lambda: [last[0].loss[0]])

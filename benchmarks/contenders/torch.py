@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import Task
+from benchmarks.courses import Course
 from benchmarks.trainings import Training
 
 torch.set_num_threads(1)
@@ -161,3 +162,92 @@ def training(t: Training, x: Any, y: Any, weights: Any) -> Task:
             torch.cuda.synchronize()
 
     return Task({"total": step}, lambda: [last[0].item()])
+
+
+class _Network1997(torch.nn.Module):
+    """The network of models/lstm1997.py, with the truncated gradient, step by step."""
+
+    def __init__(self, network: Any, weights: dict[str, torch.nn.Parameter]) -> None:
+        super().__init__()
+        self.network, self.weights = network, weights
+        gates = [
+            (g, network.cell.width(g, network.cells, network.size)) for g in network.cell.gates
+        ]
+        self.widths = [width for _, width in gates]
+        bias = weights.get("bias_ih")
+        if bias is not None and len(network.cell.biased) < len(gates):
+            self.places = torch.cat(
+                [torch.full((width,), gate in network.cell.biased) for gate, width in gates]
+            )
+        else:
+            self.places = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        network, w = self.network, self.weights
+        recurrent = network.connectivity == "F"
+        blocks, size = network.blocks, network.size
+        bias = w.get("bias_ih")
+        if self.places is not None:
+            whole = torch.zeros(len(self.places))
+            whole[self.places] = bias
+            bias = whole
+        products = torch.nn.functional.linear(x, w["weight_ih"], bias)
+        c = torch.zeros(network.cells)
+        fed = torch.zeros(w["weight_hh"].shape[1])
+        outputs = []
+        for product in products:
+            net = product + w["weight_hh"] @ fed if recurrent else product
+            parts = net.split(self.widths)
+            y_i, g = torch.sigmoid(parts[0]), torch.sigmoid(parts[1])
+            if network.squashing != "none":
+                g = 4 * g - 2
+            c = (c.view(blocks, size) + y_i[:, None] * g.view(blocks, size)).view(-1)
+            h = c if network.squashing == "none" else 2 * torch.sigmoid(c) - 1
+            if network.gated:
+                y_o = torch.sigmoid(parts[2])
+                h = (y_o[:, None] * h.view(blocks, size)).view(-1)
+            if recurrent:
+                fed = torch.cat([h, y_i, y_o]).detach()
+            outputs.append(h)
+        read = torch.stack(outputs)
+        if not recurrent:
+            read = torch.cat([read, x], 1)
+        net = torch.nn.functional.linear(read, w["readout_weight"], w.get("readout_bias"))
+        return torch.sigmoid(net)
+
+
+class _Online(torch.nn.Module):
+    """Today's LSTM with one bias, and its readout."""
+
+    def __init__(self, weights: dict[str, torch.nn.Parameter]) -> None:
+        super().__init__()
+        self.layer = torch.nn.LSTM(2, 8)
+        self.layer.bias_hh_l0.requires_grad_(False).zero_()
+        for name in ("weight_ih", "weight_hh", "bias_ih"):
+            setattr(self.layer, f"{name}_l0", weights[name])
+        self.weights = weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weights
+        return torch.nn.functional.linear(self.layer(x)[0], w["readout_weight"], w["readout_bias"])
+
+
+def online(course: Course, x: Any, targets: Any, weights: Any) -> Task:
+    w = {name: torch.nn.Parameter(torch.tensor(value[0])) for name, value in weights.items()}
+    net = _Online(w) if course.network is None else _Network1997(course.network, w)
+    optimizer = torch.optim.SGD(list(w.values()), lr=course.lr)
+    sequences = torch.tensor(x[0])
+    if course.symbols:
+        sequences = torch.eye(w["weight_ih"].shape[1])[sequences]
+    aims, losses = torch.tensor(targets[0]), [0.0] * len(sequences)
+
+    def run() -> None:
+        for n, sequence in enumerate(sequences):
+            out = net(sequence)
+            loss = 0.5 * ((out if course.every else out[-1]) - aims[n]).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[n] = loss.item()
+
+    return Task({"total": run}, lambda: [losses])

@@ -8,7 +8,8 @@ each variant's results and curves, trial by trial. It is made from a finished ru
 
 which replaces what the file held of the same variants of a run with the same settings. Which cell
 was trained, and with which output (`--cell`, `--output`), are no such settings: runs that differ in
-them alone are columns of one table.
+them alone are columns of one table. With `--no-curves` results are kept, a line a trial, and no
+curves: enough to make a table again (see `tasks.papers_table`).
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def committed(task: str) -> list[Baseline]:
     ]
 
 
-def take(folder: Path) -> Path:
-    """Keep a finished run as a baseline; returns the file that now holds it.
+def take(folder: Path, *, curves: bool = True) -> Path:
+    """Keep a finished run as a baseline, with or without its curves; returns the file it is in.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def take(folder: Path) -> Path:
         task = json.loads((folder / "result.json").read_text(encoding="utf-8"))["task"]
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         trials = _read(folder / "trials.csv")
-        metrics = _read(folder / "metrics.csv")
+        metrics = _read(folder / "metrics.csv") if curves else []
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder} holds no finished run ({error})") from error
     columns: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`python -m tasks.baselines FOLDER…` keeps finished runs as baselines."""
+"""`python -m tasks.baselines [--no-curves] FOLDER…` keeps finished runs as baselines."""
 
 import sys
 from pathlib import Path
@@ -10,12 +10,14 @@ from tasks.harness import UsageError
 
 def main(folders: list[str]) -> int:
     """Take every folder; returns the exit code."""
+    curves = folders[:1] != ["--no-curves"]
+    folders = folders if curves else folders[1:]
     if not folders or folders[0].startswith("-"):
-        say("usage: python -m tasks.baselines FOLDER…   (folders of finished runs)")
+        say("usage: python -m tasks.baselines [--no-curves] FOLDER…   (folders of finished runs)")
         return 2
     try:
         for folder in folders:
-            say(f"kept in {take(Path(folder))}")
+            say(f"kept in {take(Path(folder), curves=curves)}")
     except UsageError as error:
         say(f"baselines: {error}")
         return 2
