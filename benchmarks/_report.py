@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import math
 import os
@@ -9,6 +10,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks import _harness
 from benchmarks._harness import Results, Spread, paired, spread
@@ -112,3 +114,41 @@ def selected(asked: str | None, known: Sequence[str], what: str) -> list[str]:
             raise SystemExit(2)
         chosen += found
     return [n for n in known if n in chosen]
+
+
+def parsed(
+    arguments: Sequence[str] | None,
+    name: str,
+    about: str | None,
+    workloads: str,
+    names: Sequence[str],
+    rounds: int = 5,
+) -> argparse.Namespace:
+    """The command line that all these benchmarks have; `rounds` is how many without `--rounds`.
+
+    `workloads` and `names`, of the contenders, are for the help.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--rounds", type=int, help=f"how often each one's turn comes ({rounds})")
+    parser.add_argument("--workloads", help=f"some of {workloads}")
+    parser.add_argument("--contenders", help=f"some of {', '.join(names)}; all that are installed")
+    parser.add_argument("--quick", action="store_true", help="one round, hardly any samples")
+    parser.add_argument(
+        "--out", type=Path, help="where to write the tables (a full run: benchmarks/results)"
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = 1 if options.quick else rounds
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return options
+
+
+def publish(text: str, options: argparse.Namespace, results: Path) -> None:
+    """Print the tables, and write them where they were asked for, a full run's to `results`."""
+    print(text)
+    full = not options.quick and options.workloads is None and options.contenders is None
+    out = options.out or (results if full else None)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")

@@ -8,14 +8,13 @@ this folder.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import _harness
 from benchmarks._harness import Results, Spread, spread
-from benchmarks._report import cell, digits, facts_of, load, selected, verdict
+from benchmarks._report import cell, digits, facts_of, load, parsed, publish, selected, verdict
 from benchmarks.courses import COURSES, GOALS, SEQUENCES, TRIALS, WORKLOADS, workload_name
 from benchmarks.recurrence import here, title_of
 
@@ -98,19 +97,10 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 if a contender failed or did other work than the others."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
     known = [w.name for w in WORKLOADS]
-    parser.add_argument("--rounds", type=int, help="how often each contender's turn comes (3)")
-    parser.add_argument("--workloads", help=f"some of {', '.join(known)}; 6a means 6a-1 and 6a-16")
-    parser.add_argument("--contenders", help=f"some of {', '.join(NAMES)}; all that are installed")
-    parser.add_argument("--quick", action="store_true", help="one round, hardly any samples")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the tables (a full run: benchmarks/results)"
-    )
-    options = parser.parse_args(arguments)
-    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
-    if rounds < 1:
-        parser.error("--rounds must be at least 1")
+    about = f"{', '.join(known)}; 6a means 6a-1 and 6a-16"
+    options = parsed(arguments, "online", __doc__, about, NAMES, 3)
+    rounds = options.rounds
     workloads = selected(options.workloads, known, "workload")
     able = [c for c in NAMES if here(c)]
     contenders = selected(options.contenders, able, "contender")
@@ -131,12 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = {p: v for p in [*packages, "numpy"] if (v := _harness.installed(p)) is not None}
     facts = facts_of(all_results, versions, rounds, busy)
     text = report(all_results, contenders, facts, options.quick)
-    print(text)
-    full = not options.quick and options.workloads is None and options.contenders is None
-    out = options.out or (RESULTS if full else None)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    publish(text, options, RESULTS)
     return 1 if any(results.failures for results in all_results.values()) else 0
 
 

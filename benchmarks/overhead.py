@@ -7,7 +7,6 @@ benchmarks/results/overhead.md too. See README.md in this folder.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import _harness
 from benchmarks._harness import Results, paired, spread
-from benchmarks._report import cell, facts_of, load, quantity, selected, verdict
+from benchmarks._report import cell, facts_of, load, parsed, publish, quantity, selected, verdict
 from benchmarks.contenders import NAMES
 from benchmarks.workloads import GOALS, IMPORT, WORKLOADS
 
@@ -144,19 +143,10 @@ def measure_all(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 if a contender failed or did other work than the others."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     known = [*[w.name for w in WORKLOADS], IMPORT]
-    parser.add_argument("--rounds", type=int, help="how often each contender's turn comes (5)")
-    parser.add_argument("--workloads", help=f"some of {', '.join(known)}; W8 means all of W8")
-    parser.add_argument("--contenders", help=f"some of {', '.join(NAMES)}; all that are installed")
-    parser.add_argument("--quick", action="store_true", help="one round, hardly any samples")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the table (a full run: benchmarks/results)"
-    )
-    options = parser.parse_args(arguments)
-    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 5
-    if rounds < 1:
-        parser.error("--rounds must be at least 1")
+    about = f"{', '.join(known)}; W8 means all of W8-"
+    options = parsed(arguments, "overhead", __doc__, about, NAMES)
+    rounds = options.rounds
     names = selected(options.workloads, known, "workload")
     asked = selected(options.contenders, NAMES, "contender")
     versions = {c: v for c in NAMES if (v := _harness.installed(c)) is not None}
@@ -172,12 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = {c: v for c, v in versions.items() if c in contenders or c == "numpy"}
     facts = facts_of(all_results, versions, rounds, busy)
     text = report(all_results, contenders, facts, options.quick)
-    print(text)
-    full = not options.quick and options.workloads is None and options.contenders is None
-    out = options.out or (RESULTS if full else None)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    publish(text, options, RESULTS)
     return 1 if any(results.failures for results in all_results.values()) else 0
 
 

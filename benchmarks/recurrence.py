@@ -7,14 +7,13 @@ See README.md in this folder.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import _harness
 from benchmarks._harness import Results, paired, spread
-from benchmarks._report import cell, facts_of, load, quantity, selected, verdict
+from benchmarks._report import cell, facts_of, load, parsed, publish, quantity, selected, verdict
 from benchmarks.trainings import GOALS, WORKLOADS
 from microtensor.recurrence.driver import DRIVERS
 
@@ -148,19 +147,10 @@ def main(
 
     `names` are the contenders that can run here, and `results` is where a full run is written.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recurrence", description=__doc__)
     known = [w.name for w in WORKLOADS]
-    parser.add_argument("--rounds", type=int, help="how often each contender's turn comes (5)")
-    parser.add_argument("--workloads", help=f"some of {', '.join(known)}; W4 means all of W4")
-    parser.add_argument("--contenders", help=f"some of {', '.join(NAMES)}; all that are installed")
-    parser.add_argument("--quick", action="store_true", help="one round, hardly any samples")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the tables (a full run: benchmarks/results)"
-    )
-    options = parser.parse_args(arguments)
-    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 5
-    if rounds < 1:
-        parser.error("--rounds must be at least 1")
+    about = f"{', '.join(known)}; W4 means all of W4"
+    options = parsed(arguments, "recurrence", __doc__, about, NAMES)
+    rounds = options.rounds
     workloads = selected(options.workloads, known, "workload")
     able = [c for c in NAMES if here(c)] if names is None else names
     contenders = selected(options.contenders, able, "contender")
@@ -173,12 +163,7 @@ def main(
     versions = {p: _harness.installed(p) or "" for p in [*packages, "numpy"]}
     facts = facts_of(all_results, versions, rounds, busy)
     text = report(all_results, contenders, reference, facts, options.quick)
-    print(text)
-    full = not options.quick and options.workloads is None and options.contenders is None
-    out = options.out or (results if full else None)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    publish(text, options, results)
     return 1 if any(results.failures for results in all_results.values()) else 0
 
 
