@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 import microtensor as mt
+from models import guessing
 from models.lstm1997 import Network, Squashing
 from tasks import papers_table, plots, readers_cell
 from tasks.adding import draw_solved, filled
@@ -28,12 +29,14 @@ from tasks.harness import (
     Settings,
     Task,
     Trial,
+    at_least,
     at_most,
     check_counts,
     check_learning_rate,
     check_named_once,
     judged,
     mean_of,
+    success_rate,
     within,
 )
 from tasks.online import (
@@ -44,6 +47,7 @@ from tasks.online import (
     Modern,
     Problem,
     Stage,
+    Tested,
     count_wrong,
     fit,
     fit_modern,
@@ -58,6 +62,8 @@ VARIANCE = 0.2
 """Of the noise on the input line."""
 TESTED = 256
 """Sequences of the test set that the criteria look at."""
+SCREEN = 16
+"""A guessed network is right on so many of them before all are run through it."""
 SURE = 5
 """Standard errors that drawn data may be from their definition."""
 
@@ -116,7 +122,7 @@ class TwoSequenceSettings(Settings):
     rows: tuple[Entry, ...] = ENTRIES
     """Which lines of the tables, as EXPERIMENT_T_N; T = 1000 takes longer than all others."""
     others: bool = True
-    """At T = 100 also: g and h as in table 10, today's network, 3a with other test sets."""
+    """At T = 100 also: g and h as in table 10, today's network, guessing, other test sets in 3a."""
     cap: int = 500_000
     """The most sequences of 3a and 3b at T = 100; a trial that needs more has failed."""
     cap_noisy: int = 2_000_000
@@ -125,6 +131,8 @@ class TwoSequenceSettings(Settings):
     """The same at T = 1000."""
     cap_modern: int = 100_000
     """The same for today's network."""
+    guesses: int = 50_000
+    """The most guesses of all weights at random."""
     looks: int = 250
     """Sequences between two looks at the criteria, at T = 100."""
     looks_long: int = 1000
@@ -145,9 +153,14 @@ class TwoSequenceSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_named_once("rows", self.rows)
-        caps = ("cap", "cap_noisy", "cap_long", "cap_modern")
+        caps = ("cap", "cap_noisy", "cap_long", "cap_modern", "guesses")
         check_counts(self, *caps, "looks", "looks_long", "tested", "exam", "hidden_size", "batch")
         check_learning_rate(self.learning_rate)
+        most = max([kind.but for kind in KINDS.values()])
+        if self.tested <= most:
+            raise ValueError(
+                f"tested must be more than the {most} that may be wrong; got {self.tested}"
+            )
         readers_cell.check(self.cell, 1, self.hidden_size)
 
 
@@ -273,7 +286,8 @@ def problem(settings: TwoSequenceSettings, variant: str) -> Problem:
 
 def others(entry: str) -> tuple[str, ...]:
     """What is tried beside a line of T = 100; its name is put behind the line's."""
-    return ("anew", "table10", "modern") if entry.startswith("3a") else ("table10", "modern")
+    always = ("table10", "modern", "guess")
+    return ("anew", *always) if entry.startswith("3a") else always
 
 
 def variants(settings: TwoSequenceSettings) -> Sequence[str]:
@@ -289,6 +303,8 @@ def variants(settings: TwoSequenceSettings) -> Sequence[str]:
 def train(work: Work) -> list[Trial]:
     """Train all trials of a variant until each has met the criteria, or has failed."""
     settings: TwoSequenceSettings = work.settings
+    if work.variant.endswith("guess"):
+        return guess(work)
     chosen = problem(settings, work.variant)
     if work.variant.endswith("modern"):
         modern = Modern(
@@ -299,6 +315,51 @@ def train(work: Work) -> list[Trial]:
         )
         return fit_modern(work, chosen, modern)
     return fit(work, chosen)
+
+
+def guess(work: Work) -> list[Trial]:
+    """Guess all weights of a network at random, until one meets the last criterion.
+
+    To spare time the criterion looks only at networks that are right on the first `SCREEN`
+    sequences of the test set.
+    """
+    settings: TwoSequenceSettings = work.settings
+    name, length, informative, _ = parts(work.variant)
+    kind, stage = KINDS[name], stages(name)[-1]
+    network = guessing.Guessed(hidden=1)
+    right = guessing.within(kind.right)
+    kept: dict[str, dict[str, Any]] = {"values": {}, "weights": {}}
+    for at in work.steps(len(work.trials), kept=kept):
+        number = work.trials[at]
+
+        def errors(weights: np.ndarray, drawn: Drawn) -> np.ndarray:
+            outputs = guessing.run(weights, drawn.inputs[..., 0], drawn.lengths)[0]
+            return np.abs(outputs - drawn.targets[:, 0])
+
+        data = TwoSequence(kind, length, informative)
+        test = data.exam(work.generator("test", trial=number), settings.tested)
+        assert test.lengths is not None
+        few = slice(min(SCREEN, settings.tested))
+        first = (test.inputs[few, :, 0], test.targets[few, 0], test.lengths[few])
+        generator, tried, done = work.generator("guesses", trial=number), 0, False
+        while not done and tried < settings.guesses:
+            cap = settings.guesses - tried
+            found = guessing.search(network, [generator], *first, right=right, cap=cap)
+            tried += int(found.guesses[0])
+            off = errors(found.weights, test)
+            done = stage.reached(Look(tried, off, Tested(test, off, off[:, None])))
+        exam = data.exam(work.generator("exam", 0, trial=number), settings.exam)
+        off = errors(found.weights, exam)
+        kept["weights"][str(number)] = found.weights[0]
+        kept["values"][str(number)] = {
+            stage.name: done,
+            f"{stage.name}_sequences": tried,
+            f"{stage.name}_wrong": int(np.count_nonzero(~(off < kind.right))),
+            f"{stage.name}_mean_error": float(off.mean()),
+        }
+    return [
+        Trial(n, kept["values"][str(n)], {"weights": kept["weights"][str(n)]}) for n in work.trials
+    ]
 
 
 # -- the comparison ----------------------------------------------------------------------------
@@ -342,6 +403,7 @@ def title(variant: str, cell: str = "lstm") -> str:
         "anew": ", test set anew at every look",
         "table10": ", ranges of table 10",
         "modern": f", today's network ({cell})",
+        "guess": ", random guesses",
     }
     return f"{kind}, T = {length}, N = {informative}{aside.get(other, '')}"
 
@@ -350,12 +412,12 @@ def fewest(trials: int) -> int:
     """So many of ours must succeed, if the paper's ten did: fewer differ by Fisher's exact test.
 
     With f failures among ours and none among ten, they all fall into ours by chance with
-    probability C(trials, f) / C(trials + 10, f), which must not be below 5 %.
+    probability C(trials, f) / C(trials + 10, f), which must not be below 5 %. One at least must.
     """
     failures = 0
     while math.comb(trials, failures + 1) >= 0.05 * math.comb(trials + 10, failures + 1):
         failures += 1
-    return trials - failures
+    return max(1, trials - failures)
 
 
 def lines(settings: TwoSequenceSettings) -> list[Line]:
@@ -365,7 +427,7 @@ def lines(settings: TwoSequenceSettings) -> list[Line]:
         kind, length, informative, other = parts(variant)
         entry = f"{kind}_{length}_{informative}"
         last = stages(kind)[-1].name
-        for stage, sequences in PAPER[entry]:
+        for stage, sequences in PAPER[entry][-1:] if other == "guess" else PAPER[entry]:
             line = Line(
                 variant,
                 title(variant, readers_cell.title(settings.cell)),
@@ -378,6 +440,8 @@ def lines(settings: TwoSequenceSettings) -> list[Line]:
             if not other:
                 trials = settings.trials
                 line = line._replace(success=1.0, least=fewest(trials) / trials)
+            elif other == "guess":
+                line = line._replace(success=float(kind != "3c"))
             found.append(line)
     return found
 
@@ -396,7 +460,10 @@ def rows(run: Run) -> list[Row]:
     for line in lines(settings):
         kind, length, informative, other = parts(line.variant)
         looks = settings.looks if length == 100 else settings.looks_long
-        judge = run.preset != "quick" and settings.exam == EXAM and not other
+        judge = run.preset != "quick" and settings.exam == EXAM and line.success is not None
+        if other == "guess":
+            made += _guess_rows(run, line, judge)
+            continue
         told = papers_table.rows(run, line, judge=judge)
         if kind == "3b":
             level = Level("sequences whose sign the noise turns", EXAM * turned(informative))
@@ -426,6 +493,33 @@ def rows(run: Run) -> list[Row]:
                 )
             )
     return made
+
+
+def _guess_rows(run: Run, line: Line, judge: bool) -> list[Row]:
+    """How many trials succeed by guessing, after how many guesses, and how well."""
+    solved, needed = run.values(line.stage, line.variant), line.sequences or 0.0
+    found = papers_table.reached(run, line)
+    tolerance = at_least(line.least) if line.success else at_most(0.0)
+    made = [
+        Row(
+            f"{line.title}: trials that succeed",
+            **success_rate(solved),
+            **judged(line.success or 0.0, "paper", tolerance, when=judge),
+            note=f"At most {run.settings.guesses:,} guesses. "
+            + ("" if line.success else "The paper: 3c cannot be solved by guessing."),
+        )
+    ]
+    if found:
+        made.append(
+            Row(
+                f"{line.title}: guesses until success, mean",
+                **mean_of(found),
+                **judged(needed, "paper", at_most(needed), when=judge and bool(line.success)),
+                note="The paper: faster than its network, whose number of sequences this is.",
+            )
+        )
+    wrong = run.values(f"{line.stage}_wrong", line.variant)
+    return [*made, Row(f"{line.title}: wrong in the test, mean", **mean_of(wrong))]
 
 
 def _data_rows(run: Run) -> list[Row]:
@@ -529,17 +623,18 @@ def _sequences(run: Run) -> Figure:
     figure, axes = plots.new_figure(width=9.0, height=1.8 + 0.36 * len(last))
     for place, line in enumerate(last):
         found = papers_table.reached(run, line)
-        color = plots.PALETTE[0] if line.success else plots.PALETTE[5]
+        color = plots.PALETTE[0] if line.variant in run.settings.rows else plots.PALETTE[5]
         axes.plot(found, [place] * len(found), "o", color=color, markersize=5, alpha=0.5)
         if found:
             axes.plot(np.mean(found), place, "D", color=color, markersize=8, mec="black")
-        if line.sequences:
+        if line.sequences and not line.variant.endswith("guess"):
             axes.plot(line.sequences, place, "|", color=plots.PALETTE[1], markersize=16, mew=3)
     axes.set_yticks(range(len(last)), [line.title for line in last])
     axes.set_ylim(len(last) - 0.4, -0.6)
     axes.set(
         title="Sequences until the last criterion (dark: the paper's network)",
-        xlabel="sequences (dots: trials that succeed; diamond: their mean; bar: the paper's mean)",
+        xlabel="sequences, or guesses\n"
+        "dots: trials that succeed; diamond: their mean; bar: the paper's mean",
         xscale="log",
     )
     return figure
@@ -550,7 +645,10 @@ def _solved(run: Run) -> Figure:
     figure, axes = plots.new_figure(width=9.0, height=1.6 + 0.36 * len(last))
     draw_solved(
         axes,
-        [(x.title, run.values(x.stage, x.variant), not x.success) for x in last],
+        [
+            (x.title, run.values(x.stage, x.variant), x.variant not in run.settings.rows)
+            for x in last
+        ],
     )
     axes.set(
         title="Two sequences: trials that meet the last criterion (dark: the paper's network)",
@@ -612,12 +710,16 @@ TASK = Task(
 
         The paper's tables are means of ten trials, from 27,380 (3a) to 565,640 (3c) sequences
         until the criteria are met. The literal text is enough to reproduce them: no reading
-        has to be chosen. But not every trial succeeds here. In 3a some networks are left with
-        a few of 2560 sequences wrong and so saturated that they learn no more; if one of
-        these is among the trial's 256 test sequences, the criterion is never met. Whether
-        the test set stays the same the paper does not say; the rows "test set anew at every
-        look" take another one each time. And with so large a rate, 1.0, a single sequence can
-        throw a network that has nearly learnt the task out of it.
+        has to be chosen. The paper itself remarks that 3a and 3b are solved faster by guessing
+        all weights at random, without any learning, but not 3c: the rows "random guesses",
+        each guess a network of two logistic units with weights from -100 to 100.
+
+        Not every trial succeeds here. In 3a some networks are left with a few of 2560
+        sequences wrong and so saturated that they learn no more; if one of these is among
+        the trial's 256 test sequences, the criterion is never met. Whether the test set
+        stays the same the paper does not say; the rows "test set anew at every look" take
+        another one each time. And with so large a rate, 1.0, a single sequence can throw a
+        network that has nearly learnt the task out of it.
     """,
     equations="""
         length uniform in T … T + T/10;  x_t = ±1 for t <= N, else noise of mean 0, variance 0.2
@@ -648,12 +750,13 @@ TASK = Task(
             trials=1,
             cap=20,
             cap_noisy=20,
-            cap_long=10,
+            cap_long=4,
             cap_modern=20,
+            guesses=100,
             looks=10,
-            looks_long=5,
+            looks_long=4,
             tested=8,
-            exam=16,
+            exam=8,
         ),
         "document": TwoSequenceSettings(),
     },
