@@ -1,4 +1,4 @@
-"""The network of 1997, and the harness that trains it."""
+"""The learning rule of 1997, and the harness that trains its networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
+from models.forward_accumulators import accumulated
 from models.lstm1997 import Network
 from tasks.online import (
     WINDOW,
@@ -24,101 +25,6 @@ from tasks.online import (
     fit_modern,
 )
 from tasks.work import Hooks, Interrupted, Work
-
-GATES = Network(inputs=7, blocks=4, size=1, outputs=7, biases="gates")
-COUNTS = {
-    264: GATES,
-    276: Network(inputs=7, blocks=3, size=2, outputs=7, biases="gates"),
-    10504: Network(
-        inputs=101,
-        blocks=1,
-        size=1,
-        outputs=101,
-        biases="none",
-        connectivity="B",
-        gated=False,
-        squashing="none",
-    ),
-    102: Network(inputs=1, blocks=3, size=1, outputs=1, biases="hidden"),
-    93: Network(inputs=2, blocks=2, size=2, outputs=1),
-    156: Network(inputs=8, blocks=2, size=2, outputs=4),
-    308: Network(inputs=8, blocks=3, size=2, outputs=8),
-} | {
-    count: Network(inputs=p + 4, blocks=2, size=1, outputs=2, biases="none")
-    for p, count in ((50, 364), (100, 664), (200, 1264), (500, 3064), (1000, 6064))
-}
-
-
-@pytest.mark.parametrize("count", COUNTS)
-def test_the_papers_weight_counts(count: int) -> None:
-    """Tables 1 to 9 and 11, column "#weights"."""
-    network = COUNTS[count]
-    assert network.count == count
-    module = network.module(network.first_weights(mt.Generator(0)))
-    assert sum(parameter.size for parameter in module.parameters()) == count
-
-
-def sigma(x: Any) -> Any:
-    """The logistic function."""
-    return 1 / (1 + np.exp(-x))
-
-
-def accumulated(network: Network, weights: dict[str, Any], x: Any, targets: Any) -> dict[str, Any]:
-    """The truncated gradient of 1/2 the squared error, by appendix A.1: forward, step by step.
-
-    ds/dw is carried along for the cells' and the input gates' weights; nothing goes back in time.
-    Returned by the names of `weights`, for connectivity F with logistic outputs.
-    """
-    blocks, size, cells = network.blocks, network.size, network.cells
-    biased = network.cell.biased
-    rows = {"i": slice(0, blocks), "g": slice(blocks, blocks + cells)}
-    rows["o"] = slice(blocks + cells, 2 * blocks + cells)
-    w = np.concatenate([weights["weight_ih"], weights["weight_hh"]], 1)
-    bias = np.zeros(len(w))
-    at = 0
-    for gate in biased:
-        width = rows[gate].stop - rows[gate].start
-        bias[rows[gate]] = weights["bias_ih"][at : at + width]
-        at += width
-    low, high = {"text": (2, 1), "table": (1, 2)}[network.squashing]  # g in ±low, h in ±high
-    of = np.arange(cells) // size  # the block of each cell
-    y, y_in, y_out, s = np.zeros(cells), np.zeros(blocks), np.zeros(blocks), np.zeros(cells)
-    ds_in, ds_cell = (np.zeros((cells, w.shape[1] + 1)) for _ in range(2))
-    d_w, d_bias = np.zeros_like(w), np.zeros(len(w))
-    d_readout = np.zeros_like(weights["readout_weight"])
-    d_readout_bias = np.zeros(len(d_readout))
-    for x_t, target in zip(x, targets, strict=True):
-        z = np.concatenate([x_t, y, y_in, y_out, [1.0]])
-        net = w @ z[:-1] + bias
-        y_in, y_out = sigma(net[rows["i"]]), sigma(net[rows["o"]])
-        g_prime = sigma(net[rows["g"]])
-        g = low * (2 * g_prime - 1)
-        g_prime = 2 * low * g_prime * (1 - g_prime)
-        s = s + y_in[of] * g
-        h = high * (2 * sigma(s) - 1)
-        h_prime = 2 * high * sigma(s) * (1 - sigma(s))
-        y = y_out[of] * h
-        ds_cell += (g_prime * y_in[of])[:, None] * z
-        ds_in += (g * (y_in * (1 - y_in))[of])[:, None] * z
-        out = sigma(weights["readout_weight"] @ y + weights.get("readout_bias", 0))
-        e = out * (1 - out) * (out - target)
-        d_readout += np.outer(e, y)
-        d_readout_bias += e
-        back = weights["readout_weight"].T @ e
-        e_s = y_out[of] * h_prime * back
-        e_out = np.bincount(of, h * back, blocks) * y_out * (1 - y_out)
-        for gate, d in (
-            ("o", np.outer(e_out, z)),
-            ("g", e_s[:, None] * ds_cell),
-            ("i", np.add.reduceat(e_s[:, None] * ds_in, np.arange(0, cells, size), 0)),
-        ):
-            d_w[rows[gate]] += d[:, :-1]
-            d_bias[rows[gate]] += d[:, -1]
-    split = weights["weight_ih"].shape[1]
-    found = {"weight_ih": d_w[:, :split], "weight_hh": d_w[:, split:]}
-    found |= {"readout_weight": d_readout, "readout_bias": d_readout_bias}
-    found["bias_ih"] = np.concatenate([d_bias[:0], *[d_bias[rows[gate]] for gate in biased]])
-    return {name: found[name] for name in weights}
 
 
 @given(
