@@ -64,8 +64,13 @@ def is_fused(output):
     return any(node.name == "sequence" for node in seen)
 
 
-def both_ways(layer, x, state, lengths=None, chosen=None, generator=None, fast="arrays"):
-    """Results and gradients by names, fused and step by step."""
+def both_ways(
+    layer, x, state, lengths=None, chosen=None, generator=None, fast="arrays", heard=slice(None)
+):
+    """Results and gradients by names, fused and step by step.
+
+    Of the outputs, only those of the steps `heard` have cotangents other than zero.
+    """
     found = []
     leaves = {"x": x, **{f"state {i}": s for i, s in enumerate(parts(state))}}
     leaves |= dict(layer.named_parameters())
@@ -78,6 +83,9 @@ def both_ways(layer, x, state, lengths=None, chosen=None, generator=None, fast="
         assert is_fused(results[0]) is (name != "steps")
         rng = np.random.default_rng(1)
         cotangents = [rng.normal(size=value.shape).astype(value.dtype) for value in results]
+        heard_only = np.zeros_like(cotangents[0])
+        heard_only[heard] = cotangents[0][heard]
+        cotangents[0] = heard_only
         use = range(len(results)) if chosen is None else chosen
         gradients = mt.grad(
             [results[i] for i in use],
@@ -140,11 +148,26 @@ def test_blocks_of_steps_make_no_difference(one, monkeypatch):
     rng = np.random.default_rng(0)
     layer = nn.Recurrent(one, 3, 4, block_size=2 if one.per_block else 1, dtype="float64")
     spread(layer, rng)
-    for length, steps in ((64, 131), (3, 7), (3, 6), (1, 4)):
+    few = 3000  # bytes that two or three steps of most cells need
+    sizes = [(64, 1 << 21, 131), (3, 1 << 20, 7), (3, 1 << 20, 6), (1, 1 << 20, 4)]
+    for length, cache, steps in [*sizes, (8, few, 19), (3, 0, 7)]:
         monkeypatch.setattr(arrays, "LONGEST", length)
+        monkeypatch.setattr(arrays, "CACHE", cache)
         arrays._waiting.clear()
         for lengths in (None, [steps, 1 + steps // 2]):
             compare(layer, rng, steps, 2, lengths=lengths)
+
+
+@pytest.mark.parametrize("one", DOCUMENTED, ids=lambda one: one.name)
+def test_blocks_of_which_nothing_is_heard_make_no_difference(one, monkeypatch):
+    """Where no cotangent of the outputs arrives, another loop runs."""
+    rng = np.random.default_rng(0)
+    layer = nn.Recurrent(one, 3, 4, block_size=2 if one.per_block else 1, dtype="float64")
+    spread(layer, rng)
+    monkeypatch.setattr(arrays, "LONGEST", 3)
+    arrays._waiting.clear()
+    for heard in (slice(0, 0), slice(6, 7), slice(0, 1), slice(2, 5)):
+        compare(layer, rng, 7, 2, heard=heard)
 
 
 # -- cells that nobody has seen before

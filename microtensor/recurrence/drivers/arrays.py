@@ -8,9 +8,10 @@ that what belongs to one gate at one step is one block of memory.
   product, recurrent product and biases of a step are a single matrix product.
 - The cell itself is printed source (printing.py). In it a number of every unit is (N, S, B), and
   one of every block (N, 1, B); where S is 1 both are (H, B).
-- Backward goes in blocks of steps that fit into the cache. For each the local Jacobian is evaluated
-  at once, then the loop carries the cotangents through it. The gradients of all weights are one
-  product for each block.
+- Backward goes in stretches of steps that fit into the cache. For each the local Jacobian is
+  evaluated at once, then the loop carries the cotangents through it; where no cotangent of the
+  outputs arrives, a shorter loop. The gradients of all weights are one product for each block, of
+  as many stretches as make that product long enough to be fast.
 
 In a stack of K trials (see `nn.stack`) their batches stand side by side, (time, feature, K * B):
 only the products, of which each trial has its own, know whose sequence is whose.
@@ -23,18 +24,24 @@ handed to the user. The direction matters only here: a reversed layer reads the 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from microtensor.backend import Array
 from microtensor.recurrence.drivers.printing import Program, used
 
-LONGEST = 64  # steps of a block
+LONGEST = 64  # steps of a stretch, and of a block
 PIECE = 16  # steps of an input that are transposed at once
-CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
+CACHE = 1 << 21  # bytes of a stretch of steps: what surely stays in a core's cache
+JOINED = 256  # columns of a product that is as fast as a longer one: steps of a block times B
+FEW = 8  # steps that are not worth writing the weights transposed
 FADING = 8  # steps after which a state that may fade is looked at
-LONG = 64  # sequences; with fewer, the steps of a stretch are joined for the weights' gradient
+LONG = 64  # sequences; with fewer, the steps of a block are joined for the weights' gradient
+LINE = 64  # bytes of a cache line
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
 
@@ -96,6 +103,23 @@ def take(make: Callable[[Any, Any], Any], program: Any, sizes: Any) -> Lease:
         return Lease(make(program, sizes), home)
 
 
+def empty(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array that begins with a cache line: what straddles lines is computed half as fast."""
+    if xp is not np:
+        return xp.empty(shape, dtype)
+    size, dtype = math.prod(shape), np.dtype(dtype)
+    memory = np.empty(size + LINE // dtype.itemsize, dtype)
+    first = -memory.ctypes.data % LINE // dtype.itemsize
+    return memory[first : first + size].reshape(shape)
+
+
+def zeros(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The same, of zeros."""
+    found = empty(xp, shape, dtype)
+    found[...] = 0
+    return found
+
+
 def _make_room() -> None:
     """Forget plans of other sizes if many bytes wait; those used longest ago first."""
     total = sum([plan.nbytes for plans in list(_waiting.values()) for plan in list(plans)])
@@ -116,7 +140,7 @@ class Plan:
         self.fed = self.places([name in cell.of_blocks for name in cell.fed])
         self.F = F = self.fed[-1].stop if self.fed else 0
         self.features = F + I + sizes.ones
-        self.hx = xp.zeros((T + 1, self.features, B), dtype)
+        self.hx = zeros(xp, (T + 1, self.features, B), dtype)
         if sizes.ones:
             self.hx[:, F + I] = 1
         depth = T if sizes.recorded else 1
@@ -127,24 +151,25 @@ class Plan:
         self.forward_runs, self.backward_runs = self.runs(), self.runs(back=True)
         ends = [0, *[where.stop for where in gates]]
         self.halved = slice(ends[program.tanh_rows], ends[program.tanh_rows + program.sigmoid_rows])
-        self.gates = xp.empty((depth if program.keeps_gates else 1, rows, B), dtype)
+        self.gates = empty(xp, (depth if program.keeps_gates else 1, rows, B), dtype)
         values = self.places(list(program.stored.values()))
         self.value_rows = dict(zip(program.stored, values, strict=True))
-        self.values = xp.empty((depth, values[-1].stop if values else 0, B), dtype)
+        self.values = empty(xp, (depth, values[-1].stop if values else 0, B), dtype)
         self.state = {}
         for name in cell.state:
             if name in cell.fed and not sizes.masked:
                 self.state[name] = self.hx[:, self.fed[cell.fed.index(name)]]
             else:
                 length = T + 1 if sizes.recorded or name == cell.state[0] else 2
-                self.state[name] = xp.zeros((length, cell.width(name, H, S), B), dtype)
+                self.state[name] = zeros(xp, (length, cell.width(name, H, S), B), dtype)
         trials = sizes.trials
         width = 1 if trials is None else B
-        self.units = {name: xp.empty((H, width), dtype) for name in cell.per_unit}
-        dropped: Any = xp.empty((F, B), dtype) if sizes.masked else None
+        self.units = {name: empty(xp, (H, width), dtype) for name in cell.per_unit}
+        dropped: Any = empty(xp, (F, B), dtype) if sizes.masked else None
         self.dropped = dropped
-        self.over: Any = xp.empty((T, B), bool) if sizes.padded else None
-        self.weight = xp.zeros(self.each((rows, self.features)), dtype)
+        self.over: Any = empty(xp, (T, B), bool) if sizes.padded else None
+        self.weight = self.matrix(rows, self.features, across=T > FEW)
+        self.product = self.multiplied_by(self.weight)
         self.space: dict[str, Any] = {name: getattr(xp, name) for name in OPERATIONS}
         self.space["sum"] = xp.add.reduce
         self.faint = xp.asarray(2.0**-80 if dtype.itemsize == 4 else 2.0**-920, dtype=dtype)
@@ -152,31 +177,36 @@ class Plan:
         for (value, full), name in program.constants.items():
             number = xp.asarray(value, dtype=dtype)
             if full:
-                number = xp.empty(self.shape(False), dtype)
+                number = empty(xp, self.shape(False), dtype)
                 number[...] = value
             self.space[name] = number
         for name, kind in program.step_buffers.items():
             shape = self.shape(kind.startswith("few"))
-            self.space[name] = xp.empty(shape, bool if kind.endswith("mask") else dtype)
+            self.space[name] = empty(xp, shape, bool if kind.endswith("mask") else dtype)
         for name, unit in self.units.items():
             self.space[program.names[name]] = self.apart(unit, False)
         for i, name in enumerate(cell.fed if sizes.masked else ()):
             self.space[f"dropped{i}"] = self.apart(dropped[self.fed[i]], name in cell.of_blocks)
+        self.halves = self.weight[..., self.halved, :]
+        self.half = self.space[program.constants[0.5, False]] if program.sigmoid_rows else None
         # A function refers to its globals; were it one of them, plans would be garbage in a circle.
         self.forward = program.define(program.forward_of(sizes.masked, sizes.padded), self.space)
         names = program.forward_names(sizes.masked, sizes.padded)
         self.steps = [tuple([self._at(name, t) for name in names]) for t in range(T)]
+        length = FADING if program.fades else T
+        stops = [min(T, start + length) for start in range(0, T, length)]
+        self.parts = [(stop, self.steps[(stop - 1) // length * length : stop]) for stop in stops]
         # What every call reads and writes of the states, and of the inputs, in pieces.
-        self.first = [self.split(self.state[name][0]) for name in cell.state]
-        last = [self.state[name][T % len(self.state[name])] for name in cell.state]
-        self.last = [_of_layer(self.split(value)) for value in last]
+        states = self.state.values()
+        self.first = [_of_layer(self.split(value[0])) for value in states]
+        self.last = [_of_layer(self.split(value[T % len(value)])) for value in states]
         self.outputs = self.split(self.state[cell.state[0]][1:])
         pieces = [slice(t, min(T, t + PIECE)) for t in range(0, T, PIECE)]
         self.pieces = [(self.split(self.hx[piece, F : F + I]), piece) for piece in pieces]
-        self._loaded: dict[str, Array] = {}
+        self._loaded: tuple[Array, ...] = ()
         self._copies: list[Any] = []
         self._sums: list[Any] = []
-        self._back: dict[Any, Back] = {}
+        self._back: dict[bool, Back] = {}
         arrays = [self.hx, self.gates, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
 
@@ -192,7 +222,14 @@ class Plan:
         """(..., rows, B) as a product takes it: in a stack (..., K, rows, B / K), a view."""
         return rows if self.sizes.trials is None else self.split(rows).swapaxes(-2, -3)
 
-    def product(self, weight: Array) -> Any:
+    def matrix(self, rows: int, columns: int, across: bool) -> Array:
+        """Zeros for the weights of a product; column by column in memory, if `across`."""
+        xp, dtype = self.xp, self.sizes.dtype
+        if across and self.sizes.trials is None:  # BLAS takes a tenth less time for them
+            return zeros(xp, (columns, rows), dtype).T
+        return zeros(xp, self.each((rows, columns)), dtype)
+
+    def multiplied_by(self, weight: Array) -> Any:
         """What multiplies by a weight, of each trial its own: (factor, where the result goes)."""
         if self.sizes.trials is None:
             return weight.dot
@@ -257,21 +294,18 @@ class Plan:
             return self.apart(self.units[view.name], False)
         return self.apart(self.state[view.name][start + view.later : stop + view.later], few)
 
-    def back(self, output: bool, inputs: bool) -> Back:
+    def back(self, inputs: bool) -> Back:
         """The buffers of a backward pass, made when first needed."""
-        found = self._back.get((output, inputs))
+        found = self._back.get(inputs)
         if found is None:
-            found = self._back[output, inputs] = Back(self, output, inputs)
+            found = self._back[inputs] = Back(self, inputs)
             self.nbytes += found.nbytes
         return found
 
-    def run(self, product: Any) -> None:
+    def run(self) -> None:
         """All steps forward."""
-        T = self.sizes.steps
-        length = FADING if self.program.fades else T
-        for start in range(0, T, length):
-            stop = min(T, start + length)
-            self.forward(self.steps[start:stop], product)
+        for stop, steps in self.parts:
+            self.forward(steps, self.product)
             if self.program.fades:
                 for state in self.state.values():
                     self.flush(state[stop % len(state)])
@@ -309,19 +343,18 @@ class Plan:
             found.append((rows, of_weights, of_biases, run.kind))
         return found
 
-    def load(self, weights: dict[str, Array]) -> None:
+    def load(self, names: tuple[str, ...], weights: tuple[Array, ...]) -> None:
         """Put the weights into one matrix beside [h; x; 1], rows of sigmoids halved."""
         if not _same(weights, self._loaded):
-            self._copies, self._sums = self._loads(weights)
+            self._copies, self._sums = self._loads(dict(zip(names, weights, strict=True)))
             self._loaded = weights
         for target, source in self._copies:
             target[...] = source
         add = self.xp.add
         for target, one, other in self._sums:
             add(one, other, target)
-        if self.program.sigmoid_rows:
-            halved = self.weight[..., self.halved, :]
-            self.xp.multiply(halved, self.space[self.program.constants[0.5, False]], halved)
+        if self.half is not None:
+            self.xp.multiply(self.halves, self.half, self.halves)
 
     def _loads(self, weights: dict[str, Array]) -> tuple[list[Any], list[Any]]:
         """What `load` copies and adds: views that last as long as the arrays do."""
@@ -351,32 +384,82 @@ OPERATIONS = (
 )
 
 
-class Back:
-    """What a backward pass needs beside the plan, for C steps: `length`, or what fits."""
+class Stretch(NamedTuple):
+    """Steps whose Jacobian is evaluated at once, and views of it."""
 
-    def __init__(self, plan: Plan, output: bool, inputs: bool, length: int | None = None) -> None:
-        program, sizes, xp = plan.program, plan.sizes, plan.xp
-        _, _, dtype, T, B, I, H, S, _, masked, padded, *_ = sizes
-        cell, of_blocks = program.cell, program.cell.of_blocks
-        way = (output, masked, padded, S > 1)
-        loop = program.loop_of(*way)
+    start: int
+    stop: int
+    at: int  # where its first step stands in its block
+    jacobian: list[Array]
+    cotangent: Array
+    inputs: Array  # where their gradient arises
+    fading: bool  # whether it is time to look at what goes on from here
+
+
+class Block(NamedTuple):
+    """Stretches, the last one first, whose gradients of the weights are one product."""
+
+    start: int
+    stop: int
+    stretches: list[Stretch]
+
+
+class Way:
+    """The loop backward, with or without a cotangent of the outputs, and what it works on."""
+
+    def __init__(self, plan: Plan, back: Back, output: bool) -> None:
+        program, sizes = plan.program, plan.sizes
+        way = (output, sizes.masked, sizes.padded, sizes.block_size > 1)
+        loop = self.loop = program.loop_of(*way)
         whole = not program.carried  # buffers last a stretch of steps
+        names = {
+            *program.constants.values(),
+            *[f"dropped{i}" for i in range(len(program.cell.fed))],
+        }
+        space = {n: plan.space[n] for n in (*OPERATIONS, "sum", "faint", *names) if n in plan.space}
+        self.walk = program.define(program.loop_source(*way), space)
+        self.around = {}
+        for name in ("before", "after") if whole else ():
+            self.around[name] = program.define(program.block_source(name, *way), space)
+        self.scratch = {}
+        for name, few in loop.buffers.items():
+            shape = plan.shape(few)
+            shape = (back.stretch, *shape) if whole else shape
+            self.scratch[name] = empty(plan.xp, shape, sizes.dtype)
+        self.variables = program.loop_variables(loop)
+        self.names = used(loop.inside, self.variables)
+        self.steps: dict[int, list[tuple[Any, ...]]] = {}  # of a stretch, the last one first
+
+
+class Back:
+    """What a backward pass needs beside the plan.
+
+    The Jacobian is there for C steps at once, a stretch, what arises of it for a block of
+    stretches, `length` steps.
+    """
+
+    def __init__(self, plan: Plan, inputs: bool, length: int | None = None) -> None:
+        program, sizes, xp = plan.program, plan.sizes, plan.xp
+        _, _, dtype, T, B, I, H, _, _, _, padded, *_ = sizes
+        of_blocks = program.cell.of_blocks
         blocks = len(program.jacobian_rows) + len(program.rows) + len(program.views) + 2
-        blocks += len(program.jacobian_buffers) + len(loop.buffers) * whole
+        blocks += len(program.jacobian_buffers)
         longest = min(T, LONGEST, CACHE // (blocks * H * B * dtype.itemsize))
-        C = self.length = max(1, longest) if length is None else length
-        self.program, self.sizes, self.inputs, self.statements = program, sizes, inputs, loop
+        C = self.stretch = max(1, longest) if length is None else length
+        several = max(1, min(T, LONGEST, JOINED // B) // C) if program.carried else 1
+        W = self.length = C * several if length is None else length
+        self.program, self.sizes, self.inputs = program, sizes, inputs
         self.jacobian_rows = plan.places(program.jacobian_rows)
         self.row_of = plan.places([name in of_blocks for name in program.rows])
-        self.jacobian = xp.empty((C, self.jacobian_rows[-1].stop, B), dtype)
-        self.rows = xp.zeros((C + 1, self.row_of[-1].stop, B), dtype)
-        self.cotangent: Any = xp.empty((C, H, B), dtype) if output else None
+        self.jacobian = empty(xp, (C, self.jacobian_rows[-1].stop, B), dtype)
+        self.rows = zeros(xp, (W + 1, self.row_of[-1].stop, B), dtype)
+        self.cotangent = empty(xp, (C, H, B), dtype)
         self.start = [
-            xp.empty((plan.fed[i].stop - plan.fed[i].start, B), dtype)
+            empty(xp, (plan.fed[i].stop - plan.fed[i].start, B), dtype)
             for i in range(len(program.carried))
         ]
         self.temporary = [
-            xp.empty((C, *plan.shape(kind.startswith("few"))), bool if "mask" in kind else dtype)
+            empty(xp, (C, *plan.shape(kind.startswith("few"))), bool if "mask" in kind else dtype)
             for kind in program.jacobian_buffers.values()
         ]
         # The cotangents by name; those of the gates; those of the gates that the product takes.
@@ -390,39 +473,62 @@ class Back:
         self.columns = self._columns(plan)
         self.F = plan.F if program.carried else 0
         height = self.F + I if inputs else self.F
-        self.weight = xp.zeros(plan.each((height, self.high - self.low)), dtype)
-        self.dhx = xp.empty((C, height, B), dtype)
-        self.valid: Any = xp.empty((T, 1, B), dtype) if padded else None
-        self.padding: Any = xp.empty((T, 1, B), dtype) if padded else None
-        names = {*program.constants.values(), *[f"dropped{i}" for i in range(len(cell.fed))]}
-        space = {n: plan.space[n] for n in (*OPERATIONS, "sum", "faint", *names) if n in plan.space}
-        self.loop = program.define(program.loop_source(*way), space)
-        self.around = {}
-        for name in ("before", "after") if whole else ():
-            self.around[name] = program.define(program.block_source(name, *way), space)
+        self.weight = plan.matrix(height, self.high - self.low, across=True)
+        self.product = plan.multiplied_by(self.weight)
+        self.dhx = empty(xp, (C, height, B), dtype)
+        self.valid: Any = empty(xp, (T, 1, B), dtype) if padded else None
+        self.padding: Any = empty(xp, (T, 1, B), dtype) if padded else None
+        space = {n: plan.space[n] for n in (*OPERATIONS, *program.constants.values())}
         self.jacobian_of = program.define(program.jacobian_source(), space)
-        self.scratch = {
-            name: xp.empty((C, *plan.shape(few)) if whole else plan.shape(few), dtype)
-            for name, few in loop.buffers.items()
-        }
-        self.variables = program.loop_variables(loop)
-        self.names = used(loop.inside, self.variables)
-        self.steps = [self._views(plan, self.names, k, None) for k in range(C)]
-        self._stretches: dict[int, Any] = {}
-        self._loaded: dict[str, Array] = {}
+        self._ways: dict[bool, Way] = {}
+        # What carries the cotangents into the last step, and out of the first.
+        n = T - (T - 1) // W * W
+        start = dict(zip(program.carried, self.start, strict=True))
+        self.flowing = [plan.apart(d, name in of_blocks) for name, d in start.items()]
+        self.last = [
+            _of_layer(plan.split(start[name] if name in start else self.own[name][n]))
+            for name in program.cell.state
+        ]
+        self.blocks = [self._block(plan, start) for start in range((T - 1) // W * W, -1, -W)]
+        self._loaded: tuple[Array, ...] = ()
         self._copies: list[Any] = []
         self.total = _Weights(plan, self)
-        arrays = [self.jacobian, self.rows, self.dhx, *self.temporary, *self.scratch.values()]
+        arrays = [self.jacobian, self.rows, self.dhx, *self.temporary, self.cotangent]
         arrays += [self.total.total, self.total.share, *(self.total.joined or ())]
         self.nbytes = sum([array.nbytes for array in arrays])
 
-    def _views(self, plan: Plan, names: list[str], k: Any, t: Any) -> tuple[Any, ...]:
-        """The arrays of variables of the loop: in step k of a stretch, or in several steps."""
+    def _block(self, plan: Plan, start: int) -> Block:
+        stop, C = min(plan.sizes.steps, start + self.length), self.stretch
+        stretches = []
+        for first in range(start + (stop - start - 1) // C * C, start - 1, -C):
+            last = min(stop, first + C)
+            n = last - first
+            stretches.append(
+                Stretch(
+                    *(first, last, first - start),
+                    self.jacobian_views(plan, first, last),
+                    plan.split(self.cotangent[:n]),
+                    plan.split(self.dhx[:n, self.F :]),
+                    0 < first // FADING != last // FADING,
+                )
+            )
+        return Block(start, stop, stretches)
+
+    def way(self, plan: Plan, output: bool) -> Way:
+        """The loop with or without a cotangent of the outputs, made when first needed."""
+        found = self._ways.get(output)
+        if found is None:
+            found = self._ways[output] = Way(plan, self, output)
+        return found
+
+    def _views(self, plan: Plan, way: Way, names: list[str], k: Any, t: Any) -> tuple[Any, ...]:
+        """The arrays of variables of the loop: in step k of a block, or in several steps."""
         found = []
         program, of_blocks = self.program, self.program.cell.of_blocks
         several = isinstance(k, slice)
-        after = slice(1, k.stop + 1) if several else k + 1
-        for kind, *at in [self.variables[name] for name in names]:
+        after = slice(k.start + 1, k.stop + 1) if several else k + 1
+        within = slice(0, k.stop - k.start) if several else k % self.stretch  # in its stretch
+        for kind, *at in [way.variables[name] for name in names]:
             if kind in ("J", "D"):
                 first, last = at[0], at[1]
                 if kind == "J":
@@ -430,32 +536,40 @@ class Back:
                 else:
                     places, few = self.row_of, program.rows[first] in of_blocks
                 rows = slice(places[first].start, places[last - 1].stop)
-                array = self.jacobian if kind == "J" else self.rows
-                array = array[after if len(at) > 2 else k, rows]
+                if kind == "J":
+                    array = self.jacobian[within, rows]
+                else:
+                    array = self.rows[after if len(at) > 2 else k, rows]
                 found.append(plan.apart(array, few, last - first))
             elif kind == "g":
-                found.append(plan.apart(self.cotangent[k], False))
+                found.append(plan.apart(self.cotangent[within], False))
             elif kind == "part":
-                found.append(self.scratch[at[0]][k])
+                found.append(way.scratch[at[0]][within])
             elif kind == "dz":
                 found.append(plan.factor(self.rows[k, self.low : self.high]))
             elif kind == "dhx":
-                found.append(plan.factor(self.dhx[k]))
+                found.append(plan.factor(self.dhx[within]))
             elif kind == "fed":
                 name = program.carried[at[0]]
-                found.append(plan.apart(self.dhx[k, plan.fed[at[0]]], name in of_blocks))
+                found.append(plan.apart(self.dhx[within, plan.fed[at[0]]], name in of_blocks))
             else:
                 truths: Any = self.padding if kind == "over" else self.valid
-                truths = None if t is None or truths is None else truths[t]
+                truths = truths[t]
                 apart = several and self.sizes.block_size > 1
                 found.append(truths[:, None] if apart else truths)
         return tuple(found)
 
-    def steps_of(self, plan: Plan, start: int, stop: int) -> list[tuple[Any, ...]]:
+    def steps_of(self, plan: Plan, way: Way, start: int, stop: int) -> list[tuple[Any, ...]]:
         """The steps of a stretch, the last one first."""
-        if self.valid is None:
-            return self.steps[stop - start - 1 :: -1] if stop > start else []
-        return [self._views(plan, self.names, t - start, t) for t in reversed(range(start, stop))]
+        # Unless sequences end at times of their own, the views are those of any other block.
+        key = start if self.sizes.padded else start % self.length * (self.length + 1) + stop - start
+        found = way.steps.get(key)
+        if found is None:
+            at = start % self.length - start
+            found = way.steps[key] = [
+                self._views(plan, way, way.names, t + at, t) for t in reversed(range(start, stop))
+            ]
+        return found
 
     def jacobian_views(self, plan: Plan, start: int, stop: int, at: int = 0) -> list[Array]:
         """The arrays of the Jacobian's variables for some steps, put at a place in the stretch."""
@@ -470,48 +584,44 @@ class Back:
                 found.append(plan.apart(rows, few[j]))
         return found + [buffer[:n] for buffer in self.temporary]
 
-    def evaluate(self, plan: Plan, start: int, stop: int) -> None:
-        """The Jacobian of a stretch of steps."""
-        arrays = self._stretches.get(start)
-        if arrays is None:
-            arrays = self._stretches[start] = self.jacobian_views(plan, start, stop)
-        self.jacobian_of(*arrays)
-
     def walk(
         self,
         plan: Plan,
+        way: Way,
         steps: list[tuple[Any, ...]],
         times: slice,
         carried: list[Array],
         product: Any,
     ) -> list[Array]:
         """Take the cotangents through a stretch of steps, the last one first."""
+        first = times.start % self.length
         if self.program.carried:
             length = FADING if self.program.fades else len(steps)
             for k in range(0, len(steps), length):
                 if k:
-                    self._flush(plan, len(steps) - k, carried)
+                    self.flush(plan, first + len(steps) - k, carried)
                 part = steps[k : k + length]
-                carried = self.loop(part, product, *carried, *self.scratch.values())
+                carried = way.walk(part, product, *carried, *way.scratch.values())
             return carried
-        several = slice(0, times.stop - times.start)
-        before, inside, after, *_ = self.statements
-        self.around["before"](*self._views(plan, used(before, self.variables), several, times))
+        several = slice(first, first + times.stop - times.start)
+        before, inside, after, *_ = way.loop
+        names = used(before, way.variables)
+        way.around["before"](*self._views(plan, way, names, several, times))
         if inside:
-            self.loop(steps)
-        self.around["after"](*self._views(plan, used(after, self.variables), several, times))
+            way.walk(steps)
+        names = used(after, way.variables)
+        way.around["after"](*self._views(plan, way, names, several, times))
         return carried
 
     def hand_over(self, plan: Plan, n: int, carried: list[Array]) -> None:
-        """After a stretch of n steps: what goes on to the stretch before."""
-        self._flush(plan, 0, carried)
+        """After a block of n steps: what goes on to the block before."""
         for name, own in self._kept():
             own[self.length] = own[0]
             if name not in self.program.written and n < self.length:
                 own[n] = 0
 
-    def _flush(self, plan: Plan, k: int, carried: list[Array]) -> None:
-        """What step k of the stretch hands to the step before."""
+    def flush(self, plan: Plan, k: int, carried: list[Array]) -> None:
+        """What step k of the block hands to the step before."""
         for d in (*carried, *[own[k] for _, own in self._kept()]):
             plan.flush(d)
 
@@ -532,10 +642,11 @@ class Back:
                 found.append((columns, theirs, kind))
         return found
 
-    def load(self, weights: dict[str, Array]) -> None:
+    def load(self, names: tuple[str, ...], weights: tuple[Array, ...]) -> None:
         """The weights transposed, rows in the order of the cotangents."""
         if not _same(weights, self._loaded):
-            self._copies, self._loaded = self._loads(weights), weights
+            self._copies = self._loads(dict(zip(names, weights, strict=True)))
+            self._loaded = weights
         for target, source in self._copies:
             target[...] = source
 
@@ -564,9 +675,9 @@ def _split(rows: Array, trials: int | None) -> Array:
     return rows.reshape(*rows.shape[:-1], trials, rows.shape[-1] // trials)
 
 
-def _same(some: dict[str, Array], others: dict[str, Array]) -> bool:
+def _same(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
     """Whether these are the very same arrays."""
-    return len(some) == len(others) and all(map(is_, some.values(), others.values()))
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def _inside(value: Array, time: int, reverse: bool) -> Array:
@@ -608,35 +719,31 @@ def _steps_first(valid: Array, reverse: bool) -> Array:
 def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array, ...], Lease]:
     """The output and the final state, and the lease of the plan that backward will need."""
     program = call.program
-    count = len(program.cell.state)
-    x, states = arrays[0], arrays[1 : 1 + count]
-    weights = dict(zip(call.names, arrays[1 + count :], strict=True))
-    T, I, H = x.shape[call.time], x.shape[-1], states[0].shape[-1]
-    B = x.size // (T * I)
+    count = 1 + len(program.cell.state)
+    x = arrays[0]
+    T, I, H = x.shape[call.time], x.shape[-1], arrays[1].shape[-1]
     masked, padded = call.mask is not None, call.valid is not None
-    ones = "bias_ih" in weights
     sizes = Sizes(
-        *(program, xp, x.dtype, T, B, I, H, call.block_size),
-        *(ones, masked, padded, call.recorded, call.trials),
+        *(program, xp, x.dtype, T, x.size // (T * I), I, H, call.block_size),
+        *("bias_ih" in call.names, masked, padded, call.recorded, call.trials),
     )
     lease = take(Plan, program, sizes)
     plan = lease.plan
-    plan.load(weights)
+    plan.load(call.names, arrays[count:])
     inputs = _inside(x, call.time, call.reverse)
     for target, piece in plan.pieces:  # transposed in pieces that stay in the cache
         target[...] = inputs[piece]
-    for target, value in zip(plan.first, states, strict=True):
-        target[...] = _first_last(value[..., 0, :, :])
+    for target, value in zip(plan.first, arrays[1:count], strict=True):
+        target[...] = value
     if call.mask is not None:
         plan.split(plan.dropped)[...] = _first_last(call.mask)
         for name, rows in zip(program.cell.fed, plan.fed, strict=True):
             xp.multiply(plan.state[name][0], plan.dropped[rows], out=plan.hx[0, rows])
     if call.valid is not None:
         plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
-    plan.run(plan.product(plan.weight))
-    outputs = plan.split(xp.empty((T, H, B), x.dtype))
-    outputs[...] = plan.outputs[::-1] if call.reverse else plan.outputs
-    return (_outside(outputs, call.time), *[value.copy() for value in plan.last]), lease
+    plan.run()
+    outputs = plan.outputs[::-1] if call.reverse else plan.outputs
+    return (_outside(outputs.copy(), call.time), *[value.copy() for value in plan.last]), lease
 
 
 def backward(
@@ -644,82 +751,75 @@ def backward(
 ) -> list[Any]:
     """A gradient for each array that needs one; `g` has None for a result that nothing used."""
     plan, program = lease.plan, call.program
-    _, xp, dtype, T, *_ = plan.sizes
-    states = program.cell.state
-    weights = dict(zip(call.names, arrays[1 + len(states) :], strict=True))
-    needed = dict(zip(call.names, needs[1 + len(states) :], strict=True))
-    back = plan.back(g[0] is not None, needs[0])
-    back.load(weights)
+    xp, count = plan.xp, 1 + len(program.cell.state)
+    weights = arrays[count:]
+    back = plan.back(needs[0])
+    back.load(call.names, weights)
     if call.valid is not None:
         plan.split(back.valid[:, 0])[...] = _steps_first(call.valid, call.reverse)
         xp.subtract(1, back.valid, out=back.padding)
-    C = back.length
-    starts = range((T - 1) // C * C, -1, -C)
-    carried = dict(zip(program.carried, back.start, strict=True))
-    for name, c in zip(states, g[1:], strict=True):
-        target = carried[name] if name in carried else back.own[name][T - starts[0]]
-        if c is None:
-            target[...] = 0
-        else:
-            plan.split(target)[...] = _first_last(c[..., 0, :, :])
+    for target, c in zip(back.last, g[1:], strict=True):
+        target[...] = 0 if c is None else c
     cotangents = None if g[0] is None else _inside(g[0], call.time, call.reverse)
     total = back.total
-    total.begin(any(needed[n] for n in needed if n not in plan.units))
-    units: dict[str, Any] = {name: None for name in plan.units if needed[name]}
+    total.begin(call.names, needs[count:])
     inner: Any = None
     outer: Any = None
     if needs[0]:
-        outer = xp.empty(arrays[0].shape, dtype)
+        outer = xp.empty(arrays[0].shape, arrays[0].dtype)
         inner = _inside(outer, call.time, call.reverse)
-    flowing = [plan.apart(d, name in program.cell.of_blocks) for name, d in carried.items()]
-    product = plan.product(back.weight)
-    for start in starts:
-        stop = min(T, start + C)
-        n = stop - start
-        back.evaluate(plan, start, stop)
-        if cotangents is not None:
-            plan.split(back.cotangent[:n])[...] = cotangents[start:stop]
-        steps = back.steps_of(plan, start, stop)
-        flowing = back.walk(plan, steps, slice(start, stop), flowing, product)
-        total.add(start, stop)
-        for name, sum_so_far in units.items():
-            share = xp.add.reduce(plan.split(back.own[name][:n]), (0, -1)).T
-            units[name] = share if sum_so_far is None else sum_so_far + share
-        if inner is not None:
-            if not program.carried:  # else the loop has it
-                rows, dhx = back.rows[:n, back.gates], back.dhx[:n]
-                xp.matmul(back.weight, plan.factor(rows), out=plan.factor(dhx))
-            inner[start:stop] = plan.split(back.dhx[:n, back.F :])
-        if start:
-            back.hand_over(plan, n, flowing)
-    gradients: dict[str, Any] = {**total.gradients(weights, needed), **units}
-    last = dict(zip(carried, flowing, strict=True))
-    first = [
-        last[name].reshape(back.own[name].shape[1:]) if name in last else back.own[name][0]
-        for name in states
-    ]
-    starts_need = needs[1 : 1 + len(states)]
-    first = [
-        _of_layer(plan.split(d)).copy() if need else None
-        for d, need in zip(first, starts_need, strict=True)
-    ]
-    return [outer, *first, *[gradients.get(name) for name in call.names]]
+    flowing = back.flowing
+    for block in back.blocks:
+        for start, stop, at, jacobian, cotangent, of_inputs, fading in block.stretches:
+            back.jacobian_of(*jacobian)
+            part = None if cotangents is None else cotangents[start:stop]
+            heard = part is not None and not (xp is np and _silent(part))
+            if heard:
+                cotangent[...] = part
+            way = back.way(plan, heard)
+            steps = back.steps_of(plan, way, start, stop)
+            flowing = back.walk(plan, way, steps, slice(start, stop), flowing, back.product)
+            if fading:
+                back.flush(plan, at, flowing)
+            if inner is not None:
+                if not program.carried:  # else the loop has it
+                    rows, dhx = back.rows[at : at + stop - start, back.gates], back.dhx
+                    dhx = plan.factor(dhx[: stop - start])
+                    xp.matmul(back.weight, plan.factor(rows), out=dhx)
+                inner[start:stop] = of_inputs
+        total.add(block)
+        if block.start:
+            back.hand_over(plan, block.stop - block.start, flowing)
+    first: list[Any] = []
+    last = dict(zip(program.carried, flowing, strict=True))
+    for name, need in zip(program.cell.state, needs[1:count], strict=True):
+        d = None
+        if need:
+            own = back.own[name][0]
+            d = _of_layer(plan.split(last[name].reshape(own.shape) if name in last else own)).copy()
+        first.append(d)
+    return [outer, *first, *total.gradients(weights)]
+
+
+def _silent(cotangents: Array) -> bool:
+    """Whether no cotangent of some outputs is anything but zero: a look at the first one tells."""
+    return not cotangents.item(0) and not cotangents.any()
 
 
 class _Weights:
-    """The gradient of the matrix beside [h; x; 1], a product for each stretch of steps."""
+    """The gradients of the weights: of the matrix beside [h; x; 1] a product for each block."""
 
     def __init__(self, plan: Plan, back: Back) -> None:
         # Not the plan itself, to which this belongs: it would be garbage in a circle.
         self.xp, self.hx, self.rows = plan.xp, plan.hx, back.rows[:, back.gates]
         self.trials = plan.sizes.trials
-        C, (_, height, B), width = back.length, self.rows.shape, plan.features
+        W, (_, height, B), width = back.length, self.rows.shape, plan.features
         xp, dtype, shape = plan.xp, plan.sizes.dtype, plan.each((height, width))
-        self.total, self.share = xp.empty(shape, dtype), xp.empty(shape, dtype)
-        self.begun = self.needed = False
-        self.joined: Any = None  # the steps of a stretch side by side, for one long product
-        if 1 < B < LONG and C > 1 and self.trials is None:
-            self.joined = xp.empty((height, C, B), dtype), xp.empty((width, C, B), dtype)
+        self.total, self.share = empty(xp, shape, dtype), empty(xp, shape, dtype)
+        self.joined: Any = None  # the steps of a block side by side, for one long product
+        if 1 < B < LONG and W > 1 and self.trials is None:
+            self.joined = empty(xp, (height, W, B), dtype), empty(xp, (width, W, B), dtype)
+        self.units = {name: back.own[name] for name in plan.units}
         F, I = plan.F, plan.sizes.inputs
         # Of each weight and bias: pieces in the user's order of rows, and where they are here.
         self.pieces: dict[str, list[tuple[Any, Array]]] = {}
@@ -736,16 +836,26 @@ class _Weights:
                     at = (..., theirs) if columns == -1 else (..., theirs, slice(None))
                     pieces.append((at, self.total[..., rows, columns]))
 
-    def begin(self, needed: bool) -> None:
-        """Forget what was added up; `needed` if anything is to be."""
-        self.needed, self.begun = needed, False
+    def begin(self, names: tuple[str, ...], needs: tuple[bool, ...]) -> None:
+        """Forget what was added up, and hear what is wanted."""
+        self.begun, self.names, self.needs = False, names, needs
+        self.sums: dict[str, Any] = {}
+        product = [need and name in self.pieces for name, need in zip(names, needs, strict=True)]
+        self.product = any(product)
 
-    def add(self, start: int, stop: int) -> None:
+    def add(self, block: Block) -> None:
         """Of the steps that have just been walked."""
-        if not self.needed:
-            return
+        start, stop = block.start, block.stop
         xp, K, n = self.xp, self.trials, stop - start
-        rows, hx = self.rows[:n], self.hx[start:stop]
+        for name, own in self.units.items():
+            share = xp.add.reduce(_split(own[:n], K), (0, -1)).T
+            self.sums[name] = self.sums[name] + share if self.begun else share
+        if self.product:
+            self._multiply(self.rows[:n], self.hx[start:stop])
+        self.begun = True
+
+    def _multiply(self, rows: Array, hx: Array) -> None:
+        xp, K, n = self.xp, self.trials, len(rows)
         out = self.share if self.begun else self.total
         if K is not None:
             of_trials = _split(rows, K).transpose(2, 1, 0, 3).reshape(K, rows.shape[1], -1)
@@ -763,14 +873,22 @@ class _Weights:
             xp.add.reduce(xp.matmul(rows, hx.transpose(0, 2, 1)), 0, None, out)
         if self.begun:
             xp.add(self.total, self.share, self.total)
-        self.begun = True
 
-    def gradients(self, weights: dict[str, Array], needed: dict[str, bool]) -> dict[str, Array]:
+    def gradients(self, weights: tuple[Array, ...]) -> list[Any]:
         """Of each weight and bias, in the user's order of rows, in memory of its own."""
-        found = {}
-        for name, pieces in self.pieces.items():
-            if needed.get(name):
-                gradient = found[name] = self.xp.empty(weights[name].shape, self.total.dtype)
+        found: list[Any] = []
+        for name, weight, need in zip(self.names, weights, self.needs, strict=True):
+            if not need:
+                found.append(None)
+            elif name in self.units:
+                found.append(self.sums[name])
+            else:
+                pieces = self.pieces[name]
+                if len(pieces) == 1:
+                    found.append(pieces[0][1].copy())
+                    continue
+                gradient = self.xp.empty(weight.shape, self.total.dtype)
                 for at, piece in pieces:
                     gradient[at] = piece
+                found.append(gradient)
         return found

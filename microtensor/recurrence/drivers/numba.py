@@ -16,8 +16,10 @@ import numpy as np
 
 from microtensor.backend import Array
 from microtensor.recurrence.drivers import compiled
-from microtensor.recurrence.drivers.arrays import CACHE, Call, Lease, take
+from microtensor.recurrence.drivers.arrays import Call, Lease, take
 from microtensor.recurrence.drivers.loops import NUMBERS, Loops, product_source
+
+CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
 
 
 class Sizes(NamedTuple):

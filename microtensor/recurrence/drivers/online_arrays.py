@@ -147,7 +147,8 @@ class Buffers:
             plan.units[name] = np.empty((H, trials), dtype)
             plan.space[program.names[name]] = plan.apart(plan.units[name], False)
         self.length = T if problem.steps else BLOCK
-        self.back = Back(plan, True, False, self.length)
+        self.back = Back(plan, False, self.length)
+        self.way = self.back.way(plan, output=True)
         self.forward = np.zeros((trials, plan.features, len(plan.weight)), dtype)
         self.dz = np.zeros((trials, T, self.back.gates.stop - self.back.gates.start), dtype)
         self.seen = np.zeros((trials, T, plan.features), dtype)
@@ -172,7 +173,7 @@ class Buffers:
         """The steps of a block, the last one first."""
         found = self._steps.get(start)
         if found is None:
-            found = self.back.steps_of(self.plan, start, start + self.length)
+            found = self.back.steps_of(self.plan, self.way, start, start + self.length)
             self._steps[start] = found
         return found[self.length - (stop - start) :]
 
@@ -377,10 +378,12 @@ class Lesson:
             back.cotangent[:size] = buffers.cotangent[start:stop]
             products = Products(weights, buffers.back_products[size - 1 :: -1])
             steps = buffers.back_steps(start, stop)
-            flowing = back.walk(plan, steps, slice(start, stop), flowing, products)
+            times = slice(start, stop)
+            flowing = back.walk(plan, buffers.way, steps, times, flowing, products)
             buffers.dz[:, start:stop] = rows[:size, back.gates].transpose(2, 0, 1)
             for name, total in units.items():
                 total += np.add.reduce(back.own[name][:size], 0)
+            back.flush(plan, 0, flowing)
             if start:
                 back.hand_over(plan, size, flowing)
         self._update(n, T, units, of_readout)
