@@ -466,16 +466,16 @@ def _check_chunk(problem: Problem, drawn: Any) -> Chunk:
             raise ValueError(
                 f"fit_online: lengths must be from 1 to T = {T}; got {steps.min()} to {steps.max()}"
             )
-        steps = np.ascontiguousarray(np.broadcast_to(steps, (K, N)), dtype=np.int32)
+        steps = _own(np.broadcast_to(steps, (K, N)), np.int32)
     valid = np.arange(T) < steps[:, :, None]
     if symbols:
         _check_range("symbol", inputs, valid, I)
         inputs = np.where(valid, inputs, 0) if not valid.all() else inputs
-        inputs = np.ascontiguousarray(inputs, dtype=np.int32)
+        inputs = _own(inputs, np.int32)
     else:
         _check_floats("inputs", inputs)
         inputs = inputs if valid.all() else np.where(valid[..., None], inputs, 0)
-        inputs = np.ascontiguousarray(inputs, dtype=problem.dtype)
+        inputs = _own(inputs, problem.dtype)
     targets, used, last = _check_targets(problem, targets, mask, valid)
     return Chunk(inputs, targets, steps, used, last)
 
@@ -520,8 +520,13 @@ def _check_targets(
         _check_range("class", targets, used, O)
         targets = np.where(used, targets, 0).astype(np.int32)
     else:
-        targets = np.ascontiguousarray(targets, dtype=problem.dtype)
+        targets = _own(targets, problem.dtype)
     return targets, np.ascontiguousarray(used), last
+
+
+def _own(array: Array, dtype: Any) -> Array:
+    """In the order of its axes and not read-only: what compiled loops take."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _check_trials(what: str, array: Array, trials: int) -> None:

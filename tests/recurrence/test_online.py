@@ -503,6 +503,18 @@ def test_all_trials_may_see_the_same(driver):
     np.testing.assert_array_equal(one[0][0], two[0][0])
 
 
+def test_a_chunk_may_be_read_only(driver):
+    """Even where it has the drivers' own form, and nothing of it need be copied."""
+    weights, chunk, _ = build(changed(PLAIN, last=False))
+    lengths = np.full(chunk.inputs.shape[:2], chunk.inputs.shape[2], np.int32)
+    chunk = chunk._replace(lengths=lengths)
+    wanted, _ = fit("blocks", weights, chunk, 0.1, driver=driver)
+    for array in (chunk.inputs, chunk.targets, chunk.lengths):
+        array.flags.writeable = False
+    found, _ = fit("blocks", weights, chunk, 0.1, driver=driver)
+    np.testing.assert_array_equal(found[0], wanted[0])
+
+
 def test_a_chunk_is_drawn_ahead_in_another_thread():
     weights, chunk, _ = build(changed(PLAIN, kind="own_cell", sizes=(2, 3, 4, 2, 3, 1)))
     drawn, second = [], threading.Event()
