@@ -54,8 +54,22 @@ PIECE = 256
 COMPILED = 2000
 """For fewer sequences than so many no loop is compiled: that takes some seconds."""
 
-Generators = Callable[..., mt.Generator]
-"""A trial's random numbers by what they are for: `generator("data", 3)`."""
+
+class Generators:
+    """A trial's random numbers by what they are for: `generator("data", 3)`.
+
+    Attributes
+    ----------
+    number
+        The trial's.
+    """
+
+    def __init__(self, work: Work, number: int) -> None:
+        self.work, self.number = work, number
+
+    def __call__(self, *block: int | str) -> mt.Generator:
+        """A fresh generator; see `Work.generator`."""
+        return self.work.generator(*block, trial=self.number)
 
 
 class Drawn(NamedTuple):
@@ -100,11 +114,13 @@ class Look(NamedTuple):
     recent : (WINDOW,), the largest |output - target| of the last sequences as they came, before the
         update that each caused, the latest last; infinite where there were not so many yet.
     test : of the trial's test set, where its stream has one and it was time for it; else None.
+    probe : of the few sequences that stand for the test set, where its stream has them.
     """
 
     seen: int
     recent: np.ndarray
     test: Tested | None
+    probe: Tested | None = None
 
 
 class Stage(NamedTuple):
@@ -162,11 +178,14 @@ class Problem:
     stream
         Makes a trial's source of data from its generators. If it has an attribute `test`, that is
         shown to the network before criteria are looked at: a `Drawn`, or a function that gives one
-        for a number of sequences seen, where each look has a test set of its own.
+        for a number of sequences seen, where each look has a test set of its own. If it has one
+        called `probe`, likewise, that is shown before `due` is asked. All trials' have equally many
+        sequences.
     looks
         Sequences between two looks at the criteria.
     due
-        Whether the test set is worth showing (it costs time); asked with a look without it.
+        Whether the test set is worth showing (it costs time); asked with a look without it, but
+        with the probe.
     score
         What to report of a test on new sequences; None: there is none. They are drawn by
         the stream's `exam(generator, count)`, or by `draw` if it has no such method.
@@ -197,6 +216,10 @@ class Problem:
     masks: Mapping[str, np.ndarray] | None = None
     adapt: Callable[[Lane], None] | None = None
 
+    @property
+    def shown(self) -> tuple[tuple[str, Callable[[Look], bool]], ...]:
+        """What is shown before criteria are looked at, in order, and whether it is worth it."""
+        return (("probe", lambda look: True), ("test", self.due))
 
 class Progress:
     """How far one trial has come: what criteria are shown, and which stages it has reached.
@@ -298,12 +321,13 @@ def _begin(work: Work, problem: Problem, number: int) -> dict[str, Any]:
 
 
 def _stream(work: Work, problem: Problem, number: int) -> Any:
-    return problem.stream(lambda *block: work.generator(*block, trial=number))
+    return problem.stream(Generators(work, number))
 
 
-def _test_set(stream: Any, look: Look) -> Drawn | None:
-    test = getattr(stream, "test", None)
-    return test(look.seen) if callable(test) else test
+def _set(stream: Any, what: str, look: Look) -> Drawn | None:
+    """A stream's "probe" or "test" set for a look, if it has one."""
+    own = getattr(stream, what, None)
+    return own(look.seen) if callable(own) else own
 
 
 class _Training:
@@ -392,16 +416,18 @@ class _Training:
 
     def _with_tests(self, looks: dict[int, Look]) -> dict[int, Look]:
         """The looks, with what the network makes of the trial's test set where that is due."""
-        due = {
-            k: test
-            for k, look in looks.items()
-            if self.problem.due(look) and (test := _test_set(self.streams[k], look)) is not None
-        }
-        if not due:
-            return looks
-        some = next(iter(due.values()))  # for lanes that are not looked at
-        tested = show(self.problem.network, self.weights, [due.get(k, some) for k in self.lanes])
-        return {k: look._replace(test=tested[k]) if k in due else look for k, look in looks.items()}
+        for what, wanted in self.problem.shown:
+            sets = {
+                k: drawn
+                for k, look in looks.items()
+                if wanted(look) and (drawn := _set(self.streams[k], what, look)) is not None
+            }
+            if sets:
+                some = next(iter(sets.values()))  # for lanes that are not looked at
+                every = [sets.get(k, some) for k in self.lanes]
+                tested = show(self.problem.network, self.weights, every)
+                looks |= {k: looks[k]._replace(**{what: tested[k]}) for k in sets}
+        return looks
 
     def _look(self, k: int, look: Look, loss: np.ndarray) -> None:
         lane, progress = self.lanes[k], self.progress[k]
@@ -662,8 +688,9 @@ def _fit_modern(work: Work, problem: Problem, modern: Modern) -> list[Trial]:
             worst.append(_update(model, optimizer, problem, modern, part))
         progress.state["chunks"] += 1
         look = progress.add(np.concatenate(worst))
-        if problem.due(look) and (test := _test_set(stream, look)) is not None:
-            look = look._replace(test=_shown(model, problem, test))
+        for what, wanted in problem.shown:
+            if wanted(look) and (own := _set(stream, what, look)) is not None:
+                look = look._replace(**{what: _shown(model, problem, own)})
         for name in progress.reached(look):
             state["kept"][f"{number} {name}"] = _arrays(model)
         if look.seen % logged < problem.looks or progress.over:

@@ -1,4 +1,4 @@
-"""Document 004's first experiment, its data: strings of the embedded Reber grammar.
+"""Experiment 1 of the 1997 paper, the first that document 004 has: the embedded Reber grammar.
 
 A finite grammar emits a string symbol by symbol; where two symbols may follow, each does with
 probability 1/2. *Embedded*, a string stands between two symbols that must be equal:
@@ -7,21 +7,25 @@ probability 1/2. *Embedded*, a string stands between two symbols that must be eq
 
 What may follow inside is told by the last few symbols. The last symbol but one is told by the
 second alone, so many steps ago as the string between is long.
+
+A network reads a string symbol by symbol and says after each which may come next.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 import microtensor as mt
-from tasks import plots
+from models.lstm1997 import Network
+from tasks import papers_table, plots, readers_cell
 from tasks.harness import (
     Level,
     Row,
@@ -29,16 +33,32 @@ from tasks.harness import (
     Settings,
     Task,
     Trial,
+    at_least,
     at_most,
     check_counts,
+    check_learning_rate,
+    check_named_once,
+    judged,
     median_of,
     within,
 )
+from tasks.online import (
+    EXAM,
+    Drawn,
+    Generators,
+    Look,
+    Modern,
+    Problem,
+    Stage,
+    Tested,
+    fit,
+    fit_modern,
+)
+from tasks.papers_table import Line
+from tasks.work import Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from tasks.work import Work
 
 Grammar = Mapping[str, Mapping[str, str]]
 """For every state the symbols that may follow, all equally probable, and where each leads."""
@@ -149,29 +169,293 @@ LONGEST = 200
 """Longer strings have a probability below 1e-16."""
 SET = 256
 """Strings in a training set and in a test set of the paper."""
+PAIRS = 3
+"""Pairs of a training set and a test set; a trial's number says which is its."""
+PROBE = 32
+"""So many strings of each set are tried first: if one of them is wrong, not all are right."""
+
+Reading = Literal["text", "text_step", "table10", "table10_step"]
+READINGS: dict[Reading, str] = {
+    "text": "",
+    "text_step": ", update per step",
+    "table10": ", ranges of table 10",
+    "table10_step": ", ranges of table 10, update per step",
+}
+"""What the paper leaves open, in words: the ranges of g and h (see models/lstm1997.py), and whether
+the weights change after a sequence or within it. The first reading is the literal one."""
+
+
+class Setup(NamedTuple):
+    """A line of table 1: the paper's network, its rate, and its result."""
+
+    blocks: int
+    size: int
+    learning_rate: float
+    sequences: float
+    success: float
+
+
+SETUPS = {
+    "1-1": Setup(4, 1, 0.1, 39_740, 1.0),
+    "1-2": Setup(3, 2, 0.1, 21_730, 1.0),
+    "1-3": Setup(3, 2, 0.2, 14_060, 0.97),
+    "1-4": Setup(4, 1, 0.5, 9_500, 0.97),
+    "1-5": Setup(3, 2, 0.5, 8_440, 1.0),
+}
+"""By the names of table 10. The success is that of 30 trials."""
+UNGATED = "1-3"
+"""The line that is also tried without output gates."""
+
+Choice = Literal["1-1", "1-2", "1-3", "1-4", "1-5", "no_output_gates", "modern"]
+CHOICES: tuple[Choice, ...] = ("1-1", "1-2", "1-3", "1-4", "1-5", "no_output_gates", "modern")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReberSettings(Settings):
-    """Nothing is trained: the settings say how many strings are drawn."""
+    """The paper's networks and rates, in every reading of what it leaves open."""
 
-    trials: int = 10
-    """Independent repetitions, each with strings of its own."""
+    trials: int = 30
+    """Independent repetitions; the numbers modulo 3 share their training and test set."""
     strings: int = 10_000
-    """Strings that a trial draws; a training set and a test set are made of them besides."""
+    """Strings that a trial draws to test the grammar itself."""
+    rows: tuple[Choice, ...] = CHOICES
+    """What is trained: lines of table 1 by their names in table 10, one of them without output
+    gates, and today's network."""
+    readings: tuple[Reading, ...] = tuple(READINGS)
+    """Of the paper's networks: the ranges of g and h, and updates per sequence or per step."""
+    distinct: bool = False
+    """Whether no string is twice in a training set, as document 004 has it; the paper does not."""
+    cap: int = 100_000
+    """The most sequences; a trial that needs more has failed."""
+    looks: int = 100
+    """Sequences between two looks at the training and the test set."""
+    cell: str = "lstm"
+    """Of today's network: a cell's name, or FILE.py:NAME."""
+    hidden_size: int = 16
+    """Its units."""
+    batch: int = 32
+    """Sequences an update of it."""
+    learning_rate: float = 0.01
+    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "strings")
+        check_counts(self, "strings", "cap", "looks", "hidden_size", "batch")
+        check_named_once("rows", self.rows)
+        check_named_once("readings", self.readings)
+        check_learning_rate(self.learning_rate)
+        readers_cell.check(self.cell, len(SYMBOLS), self.hidden_size)
+
+
+# -- strings as a network sees them ------------------------------------------------------------
+
+
+class Strings(Drawn):
+    """Strings in the form that a network is shown: all symbols but the last, and what came next.
+
+    inputs, targets : (N, T) symbols and classes, places in `SYMBOLS`.
+    """
+
+    @functools.cached_property
+    def legal(self) -> np.ndarray:
+        """(7, N, T) truths: which symbols may follow; none where the string is not one."""
+        states = [*EMBEDDED, END, "nowhere"]
+        leads = np.full((len(states), len(SYMBOLS)), states.index("nowhere"))
+        follow = np.zeros(leads.shape, bool)
+        for i, state in enumerate(states[:-2]):
+            for symbol, to in EMBEDDED[state].items():
+                leads[i, SYMBOLS.index(symbol)] = states.index(to)
+                follow[i, SYMBOLS.index(symbol)] = True
+        at = np.full(len(self.inputs), states.index(START))
+        legal = np.zeros((len(SYMBOLS), *self.inputs.shape), bool)
+        for t, symbols in enumerate(self.inputs.T):
+            at = leads[at, symbols]
+            legal[:, :, t] = follow[at].T
+        return legal
+
+    @functools.cached_property
+    def inside(self) -> np.ndarray:
+        """(N, T) truths: the steps there are."""
+        return np.arange(self.inputs.shape[1]) < self.lengths[:, None]
+
+    @functools.cached_property
+    def outer(self) -> np.ndarray:
+        """(N, T) truths: the step after which the second symbol comes again."""
+        return np.arange(self.inputs.shape[1]) == self.lengths[:, None] - 2
+
+
+def encode(strings: Sequence[str]) -> Strings:
+    """Strings as a network sees them."""
+    codes = np.zeros((len(strings), max(map(len, strings))), np.int64)
+    for code, string in zip(codes, strings, strict=True):
+        code[: len(string)] = [SYMBOLS.index(symbol) for symbol in string]
+    lengths = np.array([len(string) - 1 for string in strings])
+    return Strings(codes[:, :-1], codes[:, 1:], lengths)
+
+
+def right(tested: Tested) -> np.ndarray:
+    """(N, T) truths: whether the units of the symbols that may follow are the most active ones.
+
+    One if one may, two if two may. True behind the end of a string.
+    """
+    drawn = tested.drawn
+    strings = drawn if isinstance(drawn, Strings) else Strings(*drawn)
+    outputs = np.ascontiguousarray(np.moveaxis(tested.outputs, 2, 0))  # seven long rows are fast
+    least = np.where(strings.legal, outputs, np.inf).min(0)
+    most = np.where(strings.legal, -np.inf, outputs).max(0)
+    return (np.isfinite(least) & (least > most)) | ~strings.inside
+
+
+def all_but_the_outer(look: Look) -> bool:
+    """Whether all steps of the probe are right, the one that needs the second symbol apart."""
+    return bool((right(look.probe) | look.probe.drawn.outer).all())  # type: ignore[union-attr]
+
+
+def all_of_the_probe(look: Look) -> bool:
+    """Whether the probe is right, so that the training and the test set may be."""
+    return bool(right(look.probe).all())  # type: ignore[arg-type]
+
+
+def all_of_both(look: Look) -> bool:
+    """Whether all strings of the training and the test set are right at every step."""
+    return look.test is not None and bool(right(look.test).all())
+
+
+def score(tested: Tested) -> dict[str, float]:
+    """How many strings are wrong anywhere, and how many only where the second symbol comes."""
+    found = right(tested)
+    inner = (found | Strings(*tested.drawn).outer).all(1)
+    wrong = ~found.all(1)
+    return {"wrong": int(wrong.sum()), "wrong_outer": int((wrong & inner).sum())}
+
+
+def sets(generator: mt.Generator, distinct: bool) -> tuple[list[str], list[str]]:
+    """A training set, and a test set of strings that are not in it."""
+    source = draw(EMBEDDED, generator)
+    if distinct:
+        training, _ = _drawn_until(source, lambda found, string: string not in found)
+    else:
+        training = list(itertools.islice(source, SET))
+    known = set(training)
+    test, _ = _drawn_until(source, lambda found, string: string not in known)
+    return training, test
+
+
+class Pair:
+    """A training set, from which a trial draws its sequences at random, and a test set."""
+
+    def __init__(self, generator: mt.Generator, distinct: bool) -> None:
+        training, test = sets(generator, distinct)
+        self.training = encode(training)
+        # Trials are side by side, and take as long as the longest of the strings in a row.
+        self.test = encode(sorted(training + test, key=len))
+        self.probe = encode(sorted(training[:PROBE] + test[:PROBE], key=len))
+
+    def draw(self, generator: mt.Generator, count: int) -> Drawn:
+        """Draw strings of the training set."""
+        chosen = generator.integers(0, SET, (count,))
+        lengths = self.training.lengths[chosen]  # type: ignore[index]
+        steps = lengths.max()
+        inputs, targets = self.training.inputs[chosen], self.training.targets[chosen]
+        return Drawn(inputs[:, :steps], targets[:, :steps], lengths)
+
+    def exam(self, generator: mt.Generator, count: int) -> Drawn:
+        """Draw strings of the grammar, of either set or of none."""
+        return encode(list(itertools.islice(draw(EMBEDDED, generator), count)))
+
+
+# -- training ----------------------------------------------------------------------------------
+
+
+def network(line: str, reading: Reading = "text", *, gated: bool = True) -> Network:
+    """The paper's network of a line of table 1: 264 weights (4 cells) or 276 (6 cells)."""
+    setup = SETUPS[line]
+    return Network(
+        inputs=len(SYMBOLS),
+        blocks=setup.blocks,
+        size=setup.size,
+        outputs=len(SYMBOLS),
+        biases="gates",
+        output_gate=tuple([-1.0 - block for block in range(setup.blocks)]) if gated else None,
+        gated=gated,
+        initial=0.2,
+        squashing="text" if reading.startswith("text") else "table",
+    )
+
+
+def parts(variant: str) -> tuple[str, Reading]:
+    """A variant's name, taken apart: 1-3_table10_step is line 1-3 in the reading table10_step."""
+    line, _, reading = variant.partition("_")
+    return line, reading or "text"  # type: ignore[return-value]
+
+
+def problem(settings: ReberSettings, variant: str, pairs: Sequence[Pair]) -> Problem:
+    """What a variant trains, and until when."""
+    update = "sequence"
+    if variant == "modern":
+        net = Network(inputs=7, blocks=1, size=1, outputs=7, output="softmax")
+        learning_rate = settings.learning_rate
+    else:
+        line, reading = parts(variant)
+        gated = line in SETUPS
+        line = line if gated else UNGATED
+        net, learning_rate = network(line, reading, gated=gated), SETUPS[line].learning_rate
+        update = "step" if reading.endswith("step") else "sequence"
+
+    def stream(generator: Generators) -> Pair:
+        return pairs[generator.number % PAIRS]
+
+    return Problem(
+        network=net,
+        learning_rate=learning_rate,
+        cap=settings.cap,
+        stages=(Stage("inner", all_but_the_outer), Stage("solved", all_of_both)),
+        stream=stream,
+        looks=min(settings.looks, settings.cap),
+        due=all_of_the_probe,
+        score=score,
+        exam=min(EXAM, settings.cap),
+        update=update,
+    )
+
+
+def variants(settings: ReberSettings) -> Sequence[str]:
+    """The grammar itself; the paper's networks in each reading; today's."""
+    found = ["grammar"]
+    for row in settings.rows:
+        if row == "modern":
+            found.append(row)
+            continue
+        name = "ungated" if row == "no_output_gates" else row
+        found += [name if r == "text" else f"{name}_{r}" for r in settings.readings]
+    return found
 
 
 def train(work: Work) -> list[Trial]:
+    """Train all trials of a variant until each has learnt the grammar, or has failed."""
+    settings: ReberSettings = work.settings
+    if work.variant == "grammar":
+        return [draw_strings(work, number) for number in work.trials]
+    pairs = [Pair(work.generator("pair", i, trial=0), settings.distinct) for i in range(PAIRS)]
+    chosen = problem(settings, work.variant, pairs)
+    if work.variant == "modern":
+        modern = Modern(
+            cell=settings.cell,
+            hidden_size=settings.hidden_size,
+            batch=settings.batch,
+            learning_rate=settings.learning_rate,
+        )
+        return fit_modern(work, chosen, modern)
+    return fit(work, chosen)
+
+
+def draw_strings(work: Work, number: int) -> Trial:
     """Draw strings, and a training and a test set as the paper does; nothing is trained."""
     settings: ReberSettings = work.settings
-    [number] = work.trials
-    strings = list(itertools.islice(draw(EMBEDDED, work.generator("strings")), settings.strings))
+    generator = work.generator("strings", trial=number)
+    strings = list(itertools.islice(draw(EMBEDDED, generator), settings.strings))
     lengths = np.array([len(string) for string in strings])
-    source = draw(EMBEDDED, work.generator("sets"))
+    source = draw(EMBEDDED, work.generator("sets", trial=number))
     training = set(itertools.islice(source, SET))
     test, draws = _drawn_until(source, lambda found, string: string not in training)
     _, all_different = _drawn_until(source, lambda found, string: string not in found)
@@ -187,7 +471,7 @@ def train(work: Work) -> list[Trial]:
         "test_longest": max(map(len, test)),
         "example": strings[0],
     }
-    return [Trial(number, values, arrays={"lengths": lengths})]
+    return Trial(number, values, arrays={"lengths": lengths})
 
 
 def _drawn_until(
@@ -203,14 +487,80 @@ def _drawn_until(
     raise AssertionError("strings are drawn without end")
 
 
+# -- the comparison ----------------------------------------------------------------------------
+
+
+def lines(run: Run) -> list[Line]:
+    """Table 1's lines, in each reading; what was tried beside them."""
+    found = []
+    for variant in variants(run.settings)[1:]:
+        line, reading = parts(variant)
+        if line in SETUPS:
+            setup = SETUPS[line]
+            title = f"{line}, {setup.blocks}x{setup.size}, rate {setup.learning_rate}"
+            judge = {"sequences": setup.sequences, "factor": 4.0, "success": setup.success}
+            made = Line(variant, title + READINGS[reading], least=0.6, **judge)
+        elif line == "ungated":
+            made = Line(variant, f"{UNGATED} without output gates{READINGS[reading]}")
+        else:
+            cell = readers_cell.title(run.settings.cell)
+            made = Line(variant, f"today's network ({cell})")
+        inner = papers_table.reached(run, made._replace(stage="inner"))
+        note = f"All but the last symbol but one: {len(inner)} trials"
+        if inner:
+            note += f", after {np.median(inner):,.0f} sequences in the median"
+        found.append(made._replace(note=f"{note}."))
+    return found
+
+
 def rows(run: Run) -> list[Row]:
+    """The grammar, weight counts, every line of table 1, what output gates do."""
+    made = [*_grammar_rows(run), *_count_rows()]
+    for line in lines(run):
+        made += papers_table.rows(run, line, judge=run.preset != "quick")
+    return made + _gate_rows(run)
+
+
+def _count_rows() -> list[Row]:
+    return [
+        Row(
+            f"{line}: weights of the paper's network",
+            network(line).count,
+            **judged(target, "paper", within(target, 0)),
+        )
+        for line, target in (("1-1", 264), ("1-2", 276))
+    ]
+
+
+def _gate_rows(run: Run) -> list[Row]:
+    """How much longer it takes without output gates, where it can be learnt with them."""
+    made = []
+    for reading, words in READINGS.items():
+        names = [n if reading == "text" else f"{n}_{reading}" for n in (UNGATED, "ungated")]
+        if not set(names) <= set(variants(run.settings)):
+            continue
+        with_gates, without = (np.mean(run.values("solved_sequences", name)) for name in names)
+        speaks = run.preset != "quick" and any(run.values("solved", names[0]))
+        made.append(
+            Row(
+                f"{UNGATED}{words}: without output gates, times as many sequences",
+                float(without / with_gates),
+                **judged(1.0, "paper", at_least(1.0), when=speaks),
+                note="Means of all trials; those that fail count with the cap. The paper says "
+                "that output gates are important here, and gives no figure.",
+            )
+        )
+    return made
+
+
+def _grammar_rows(run: Run) -> list[Row]:
     """The grammar against what is known of it, then what is drawn from it against the grammar."""
     settings: ReberSettings = run.settings
     total = settings.trials * settings.strings
     shares = share_by_length(EMBEDDED, LONGEST)
     exact = mean_length(EMBEDDED)
     spread = math.sqrt(float(shares @ (np.arange(LONGEST + 1) - exact) ** 2))
-    lengths = np.concatenate([trial.arrays["lengths"] for trial in run.of()])
+    lengths = np.concatenate([trial.arrays["lengths"] for trial in run.of("grammar")])
     drawn = np.bincount(lengths, minlength=LONGEST + 1) / total
     by_length = ", ".join(map(str, SHARES))
     table = [
@@ -248,7 +598,7 @@ def rows(run: Run) -> list[Row]:
         ),
         Row(
             f"embedded: mean length of {total:,} drawn strings",
-            float(np.mean(run.values("mean"))),
+            float(np.mean(run.values("mean", "grammar"))),
             target=exact,
             source="computed",
             tolerance=within(exact, 4 * spread / math.sqrt(total)),
@@ -268,7 +618,7 @@ def rows(run: Run) -> list[Row]:
     table += [
         Row(
             f"embedded: drawn strings {what}",
-            sum(run.values(name)),
+            sum(run.values(name, "grammar")),
             target=total,
             source="computed",
             tolerance=within(total, 0),
@@ -282,57 +632,74 @@ def rows(run: Run) -> list[Row]:
         *table,
         Row(
             "embedded: least number of steps over which the second symbol must be kept",
-            min(run.values("lag")),
+            min(run.values("lag", "grammar")),
             target=6,
             source="computed",
             tolerance=within(6, 0),
         ),
         Row(
             f"a training set of {SET} strings: different ones",
-            **median_of(run.values("distinct")),
+            **median_of(run.values("distinct", "grammar")),
             levels=(Level("no string twice", SET),),
             note="The paper draws at random; that none is there twice is the document's addition.",
         ),
         Row(
             f"a training set of {SET} different strings: strings drawn for it",
-            **median_of(run.values("draws_all_different")),
+            **median_of(run.values("draws_all_different", "grammar")),
         ),
         Row(
             f"a test set of {SET} strings, none in the training set: strings drawn for it",
-            **median_of(run.values("draws")),
+            **median_of(run.values("draws", "grammar")),
         ),
         Row(
             f"a test set of {SET} strings, none in the training set: mean length",
-            **median_of(run.values("test_mean")),
+            **median_of(run.values("test_mean", "grammar")),
             levels=(Level("all strings", exact),),
             unit="symbols",
             note="The short strings are in the training set, so a test is harder than a training.",
         ),
         Row(
             f"a test set of {SET} strings, none in the training set: longest",
-            **median_of(run.values("test_longest")),
+            **median_of(run.values("test_longest", "grammar")),
             unit="symbols",
         ),
     ]
 
 
 def printout(run: Run) -> str:
-    """One string of each trial, and below each symbol which may follow it."""
-    lines = ["A string, and below every symbol those that may follow it"]
-    for string in run.values("example"):
+    """Table 1: the paper, and ours; and three strings with what may follow each symbol."""
+    both = []
+    for line in lines(run):
+        both += [line, line._replace(stage="inner", sequences=None, wrong=None)]
+    told = [papers_table.text(run, "Table 1", both)] if both else []
+    told += ["", "A string, and below every symbol those that may follow it"]
+    for string in run.values("example", "grammar")[:3]:
         follow = [successors(EMBEDDED, string[:n]) for n in range(1, len(string) + 1)]
-        lines += [
+        told += [
             "",
             "  ".join(f"{symbol:2}" for symbol in string).rstrip(),
             "  ".join(f"{symbols:2}" for symbols in follow).rstrip(),
         ]
-    return "\n".join(lines)
+    return "\n".join(told)
+
+
+# -- figures -----------------------------------------------------------------------------------
 
 
 def figures(run: Run) -> Mapping[str, Figure]:
-    """Draw how long the strings are."""
+    """Draw how long the strings are, who learns how soon, and what a network keeps."""
+    drawn = {"lengths": _lengths(run)}
+    if len(variants(run.settings)) > 1:
+        drawn["success"] = _success(run)
+    shown = _shown(run)
+    if shown:
+        drawn["inside"] = _inside(run, *shown)
+    return drawn
+
+
+def _lengths(run: Run) -> Figure:
     figure, axes = plots.new_figure()
-    lengths = np.concatenate([trial.arrays["lengths"] for trial in run.of()])
+    lengths = np.concatenate([trial.arrays["lengths"] for trial in run.of("grammar")])
     shown = np.arange(9, 31)
     drawn = np.bincount(lengths, minlength=shown[-1] + 1)[shown] / len(lengths)
     exact = share_by_length(EMBEDDED, LONGEST)[shown]
@@ -347,7 +714,132 @@ def figures(run: Run) -> Mapping[str, Figure]:
         ylabel="share of the strings",
     )
     axes.legend(loc="upper right", frameon=False)
-    return {"lengths": figure}
+    return figure
+
+
+def _success(run: Run) -> Figure:
+    """For every network the share of its trials that have succeeded, over the sequences seen."""
+    panels: dict[str, list[Line]] = {}
+    for line in lines(run):
+        name = line.title.removesuffix(READINGS[parts(line.variant)[1]])
+        panels.setdefault(name, []).append(line)
+    columns = min(3, len(panels))
+    deep = math.ceil(len(panels) / columns)
+    figure, axes = plots.new_figure(
+        deep, columns, width=4.0 * columns, height=3.0 * deep + 0.8, sharex=True, sharey=True
+    )
+    flat = np.atleast_1d(axes).ravel()
+    colors = dict(zip(READINGS, plots.PALETTE, strict=False))
+    for panel, (name, mine) in zip(flat, panels.items(), strict=False):
+        for line in mine:
+            reading = parts(line.variant)[1] if line.variant != "modern" else "text"
+            for stage, style, width in (("inner", ":", 1.2), ("solved", "-", 2.0)):
+                found = sorted(papers_table.reached(run, line._replace(stage=stage)))
+                share = np.arange(len(found) + 1) / len(run.of(line.variant))
+                steps = np.array([1, *found, run.settings.cap])
+                panel.step(
+                    steps,
+                    np.append(share, share[-1]),
+                    style,
+                    where="post",
+                    color=colors[reading],
+                    linewidth=width,
+                )
+        paper = mine[0].sequences
+        if paper:
+            panel.axvline(paper, color="0.35", linestyle="--", linewidth=1.0)
+            panel.annotate(
+                f"paper: {paper:,.0f} ",
+                (paper, 0.5),
+                ha="right",
+                va="center",
+                rotation=90,
+                fontsize=8,
+                color="0.25",
+            )
+        panel.set_title(name, fontsize=10)
+        panel.set(xscale="log", ylim=(-0.03, 1.05), xlim=(run.settings.cap / 100, run.settings.cap))
+    for panel in flat[len(panels) :]:
+        panel.set_visible(False)
+    for panel in flat[len(panels) - columns : len(panels)]:  # the last of each column
+        panel.tick_params(labelbottom=True)
+    figure.supxlabel("sequences seen", fontsize=10)
+    figure.supylabel("share of the trials", fontsize=10)
+    handles = [_handle(colors[r], "-", "per sequence, ranges of the text" if r == "text" else
+                       READINGS[r].removeprefix(", ")) for r in run.settings.readings]  # fmt: skip
+    handles.append(_handle("0.35", ":", "all but the last symbol but one"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _handle(color: str, style: str, label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, linestyle=style, label=label)
+
+
+def _shown(run: Run) -> tuple[str, Trial] | None:
+    """A network that is looked into: one that succeeded, if there is one, of most cells."""
+    gated = [v for v in variants(run.settings) if parts(v)[0] in SETUPS]
+    trials = [(variant, trial) for variant in gated for trial in run.of(variant)]
+    solved = [(variant, trial) for variant, trial in trials if trial.values["solved"]]
+    return next(iter([*solved, *trials]), None)
+
+
+def _inside(run: Run, variant: str, trial: Trial) -> Figure:
+    """Two strings that differ in the second symbol only: cells, gates and outputs."""
+    line, reading = parts(variant)
+    net = network(line, reading)
+    work = Work(run.settings, trials=(trial.number,), seed=run.seed)
+    before = net.first_weights(work.generator("weights"))
+    after = {name: np.asarray(value) for name, value in trial.model.items()}
+    inner = next(s for s in draw(REBER, work.generator("shown")) if 8 <= len(s) <= 11)
+    figure, axes = plots.new_figure(4, 2, width=11.0, height=9.0, sharex=True, sharey="row")
+    for column, (title, weights) in enumerate((("before", before), ("after", after))):
+        module = net.module(weights)
+        for outer, style in (("T", "-"), ("P", "--")):
+            read = encode([f"B{outer}{inner}{outer}E"]).inputs[0]
+            found = module.inside(np.eye(len(SYMBOLS), dtype=np.float32)[read])
+            for row, name in enumerate(("c", "y_i", "y_o")):
+                for i, values in enumerate(found[name].T):
+                    axes[row, column].plot(values, style, color=plots.PALETTE[i])
+            for i, symbol in enumerate("TP"):
+                unit = found["output"][:, SYMBOLS.index(symbol)]
+                axes[3, column].plot(unit, style, color=plots.PALETTE[i])
+        axes[0, column].set_title(f"{title} learning")
+        asked = len(inner) + 1
+        for row in range(4):
+            axes[row, column].axvspan(asked - 0.5, asked + 0.5, color="0.93", zorder=0)
+        labels = ["B", "T|P", *inner, "T|P"]
+        axes[3, column].set_xticks(range(len(labels)), labels)
+        axes[3, column].set_xlabel("symbol read")
+    for row, (name, parted, count) in enumerate(
+        (
+            ("cell state", "cell", net.cells),
+            ("input gate", "block", net.blocks),
+            ("output gate", "block", net.blocks),
+        )
+    ):
+        axes[row, 0].set_ylabel(name)
+        handles = [_handle(plots.PALETTE[i], "-", f"{parted} {i + 1}") for i in range(count)]
+        _beside(axes[row, 1], handles)
+    axes[3, 0].set_ylabel("output unit")
+    handles = [_handle(plots.PALETTE[i], "-", f"unit {symbol}") for i, symbol in enumerate("TP")]
+    strings = [_handle("0.35", style, f"string with {o}") for o, style in (("T", "-"), ("P", "--"))]
+    _beside(axes[3, 1], [*handles, *strings])
+    judged_as = "has learnt it" if trial.values["solved"] else "has not learnt it"
+    figure.suptitle(
+        f"{line}{READINGS[reading]}, trial {trial.number}, which {judged_as}: two strings that "
+        "differ in the second symbol\n(grey: here T or P must be foretold)",
+        fontsize=11,
+    )
+    return figure
+
+
+def _beside(axes: Any, handles: Sequence[Any]) -> None:
+    axes.legend(
+        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
 
 
 TASK = Task(
@@ -382,8 +874,13 @@ TASK = Task(
         half of the strings have at most eleven symbols, one in a hundred more than twenty-four.
     """,
     settings=ReberSettings,
-    presets={"quick": ReberSettings(trials=2, strings=2000), "document": ReberSettings()},
-    durations={"quick": "1 s", "document": "2 s"},
+    presets={
+        "quick": ReberSettings(trials=1, strings=4000, cap=20, looks=10),
+        "document": ReberSettings(),
+    },
+    durations={"quick": "5 s", "document": "15 min"},
+    stack=10_000,
+    variants=variants,
     train=train,
     rows=rows,
     figures=figures,

@@ -141,6 +141,38 @@ def test_stages_are_reached_in_order_and_a_cap_ends_what_fails() -> None:
     assert failed.values["all_wrong"] > 0
 
 
+def test_a_probe_decides_whether_the_test_set_is_shown() -> None:
+    """`due` sees the probe, the criteria see both; in today's network, too."""
+
+    class WithProbe(FirstSymbol):
+        def __init__(self, generator: Any) -> None:
+            super().__init__(generator)
+            self.probe = self.draw(generator("probe"), 3)
+
+    asked: list[tuple[int, bool]] = []
+
+    def due(look: Look) -> bool:
+        assert look.test is None
+        assert look.probe is not None
+        assert look.probe.outputs.shape == (3, 1)
+        asked.append((look.seen, bool((look.probe.worst < 0.3).all())))
+        return asked[-1][1]
+
+    def reached(look: Look) -> bool:
+        assert (look.test is not None) == asked[-1][1]
+        return all_of_the_test(look)
+
+    chosen = {"stream": WithProbe, "due": due, "stages": (Stage("all", reached),), "score": None}
+    problem = Problem(**{**vars(PROBLEM), **chosen})
+    modern = Modern(hidden_size=4, batch=5, learning_rate=0.05)
+    for train in (fit, lambda work, problem: fit_modern(work, problem, modern)):
+        asked.clear()
+        [trial] = train(Work(None, trials=(4,)), problem)
+        assert trial.values["all"]
+        assert asked[-1] == (trial.values["all_sequences"], True)
+        assert not asked[0][1]
+
+
 def test_the_last_errors_decide() -> None:
     """`all_right` wants as many as the window holds, the latest last."""
     look = Look(WINDOW, np.full(WINDOW, 0.1), None)
