@@ -39,6 +39,7 @@ import microtensor as mt
 from microtensor import nn
 from microtensor.recurrence import Sequences, fit_online
 from models.lstm1997 import Network
+from models.rtrl import FullyRecurrent, Layered
 from tasks import readers_cell
 from tasks.harness import Trial
 from tasks.work import Work
@@ -170,7 +171,7 @@ class Problem:
     Attributes
     ----------
     network, learning_rate
-        What is trained.
+        What is trained: a `Network`, or one of the rivals' with the same attributes.
     cap
         The most sequences; a trial that has not reached its last stage then has failed.
     stages
@@ -201,7 +202,7 @@ class Problem:
         Called with every trial after each look, to change its weights and masks.
     """
 
-    network: Network
+    network: Network | FullyRecurrent | Layered
     learning_rate: float
     cap: int
     stages: tuple[Stage, ...]
@@ -220,6 +221,7 @@ class Problem:
     def shown(self) -> tuple[tuple[str, Callable[[Look], bool]], ...]:
         """What is shown before criteria are looked at, in order, and whether it is worth it."""
         return (("probe", lambda look: True), ("test", self.due))
+
 
 class Progress:
     """How far one trial has come: what criteria are shown, and which stages it has reached.

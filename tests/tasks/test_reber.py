@@ -192,7 +192,7 @@ def made_up(solved: int, sequences: int, ungated: int) -> Run:
         Trial(t.number, t.values, arrays=t.arrays, variant="grammar")
         for t in (reber.draw_strings(work, number) for number in range(10))
     ]
-    for variant, count in (("1-3", solved), ("ungated", ungated)):
+    for variant, count in (("1-3", solved), ("no_output_gates", ungated)):
         for k in range(10):
             values = {"inner": True, "inner_sequences": 5000, "inner_wrong": 1200}
             values |= {"solved": k < count, "solved_wrong": 0 if k < count else 1200}
