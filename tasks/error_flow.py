@@ -352,7 +352,7 @@ def figures(run: Run) -> Mapping[str, Figure]:
         xlabel="q (steps)",
         ylabel="largest derivative",
     )
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.82))
     return {"error_flow": figure}
 
 
