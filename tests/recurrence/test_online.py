@@ -23,7 +23,7 @@ from microtensor.recurrence import (
     rnn_relu,
     rnn_tanh,
 )
-from microtensor.recurrence.drivers import compiled, online_arrays, online_loops
+from microtensor.recurrence.drivers import online_arrays, online_loops
 
 
 @cell(
@@ -59,16 +59,7 @@ OUTPUTS = [
 # -- what is tried
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "arrays",
-        pytest.param(
-            "numba",
-            marks=pytest.mark.skipif(compiled.numba() is None, reason="Numba is not installed"),
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=["arrays", pytest.param("numba", marks=pytest.mark.numba)])
 def driver(request):
     return request.param
 
@@ -655,7 +646,7 @@ def test_planted_faults_are_seen(fault, monkeypatch):
         compare("blocks", weights, chunk, 0.1, masks, **p["how"], driver="arrays")
 
 
-@pytest.mark.skipif(compiled.numba() is None, reason="Numba is not installed")
+@pytest.mark.numba
 @pytest.mark.parametrize("fault", ["rates", "places", "numbers"])
 def test_planted_faults_of_compiled_loops_are_seen(fault, monkeypatch):
     """In what is handed to the loops; they themselves are made from the cell's derivation."""
