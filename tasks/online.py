@@ -27,6 +27,7 @@ criteria are met: a network with any cell of the library or of the reader's, min
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ from tasks.work import Work
 LANES = 16
 """Trials side by side: as many float32 numbers as the widest vector registers hold."""
 WINDOW = 2000
-"""How many of the last errors a criterion sees: the paper's "last 2000"."""
+"""How many of the last errors a criterion mostly sees: the paper's "last 2000"."""
 EXAM = 2560
 """New sequences on which a trained network is tested: the paper's number."""
 PIECE = 256
@@ -112,8 +113,8 @@ class Look(NamedTuple):
     """What is known of a trial when its criteria are looked at.
 
     seen : how many sequences it was trained on.
-    recent : (WINDOW,), the largest |output - target| of the last sequences as they came, before the
-        update that each caused, the latest last; infinite where there were not so many yet.
+    recent : (`Problem.window`,), the largest |output - target| of the last sequences as they came,
+        before the update that each caused, the latest last; infinite where there were not so many.
     test : of the trial's test set, where its stream has one and it was time for it; else None.
     probe : of the few sequences that stand for the test set, where its stream has them.
     """
@@ -132,7 +133,7 @@ class Stage(NamedTuple):
 
 
 def all_right(limit: float, *, mean: float = math.inf, but: int = 0) -> Callable[[Look], bool]:
-    """The last WINDOW sequences right (error below `limit`), but for `but`; mean error < `mean`."""
+    """The last sequences of a look right (error below `limit`) but for `but`; mean below `mean`."""
 
     def reached(look: Look) -> bool:
         wrong = np.count_nonzero(~(look.recent < limit))
@@ -154,7 +155,9 @@ def count_wrong(limit: float) -> Callable[[Tested], dict[str, float]]:
 class Lane(NamedTuple):
     """A trial at work, as `Problem.adapt` may change it: all arrays are views, `memory` is its own.
 
-    memory : a dictionary that is kept with the trial, empty at its start.
+    memory : a dictionary that is kept with the trial, empty at its start. Numbers in it join the
+        trial's values, arrays its arrays.
+    generator : the trial's random numbers.
     """
 
     look: Look
@@ -162,6 +165,7 @@ class Lane(NamedTuple):
     weights: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     memory: dict[str, Any]
+    generator: Generators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,8 @@ class Problem:
         sequences.
     looks
         Sequences between two looks at the criteria.
+    window
+        How many of the last sequences a look shows.
     due
         Whether the test set is worth showing (it costs time); asked with a look without it, but
         with the probe.
@@ -208,6 +214,7 @@ class Problem:
     stages: tuple[Stage, ...]
     stream: Callable[[Generators], Stream]
     looks: int = 100
+    window: int = WINDOW
     due: Callable[[Look], bool] = lambda look: True
     score: Callable[[Tested], dict[str, float]] | None = None
     exam: int = EXAM
@@ -235,7 +242,7 @@ class Progress:
             "number": number,
             "chunks": 0,
             "seen": 0,
-            "recent": np.full(WINDOW, np.inf, np.float32),
+            "recent": np.full(problem.window, np.inf, np.float32),
             "stages": {},
             "memory": {},
         }
@@ -244,7 +251,7 @@ class Progress:
         """A look after more sequences: their largest errors, in order."""
         state = self.state
         state["seen"] += len(worst)
-        state["recent"] = np.concatenate([state["recent"], worst])[-WINDOW:]
+        state["recent"] = np.concatenate([state["recent"], worst])[-self.problem.window :]
         return Look(state["seen"], state["recent"], None)
 
     def reached(self, look: Look) -> list[str]:
@@ -270,7 +277,16 @@ class Progress:
         for stage in self.problem.stages:
             found[stage.name] = stage.name in stages
             found[f"{stage.name}_sequences"] = stages.get(stage.name, self.state["seen"])
-        return found
+        return found | {
+            name: value
+            for name, value in self.state["memory"].items()
+            if not isinstance(value, np.ndarray)
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `Problem.adapt` has put down for the figures."""
+        memory = self.state["memory"].items()
+        return {name: value for name, value in memory if isinstance(value, np.ndarray)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -297,7 +313,7 @@ def _driver(problem: Problem) -> Any:
 
 def _fit(work: Work, problem: Problem) -> list[Trial]:
     lanes = min(LANES, len(work.trials))
-    state: dict[str, Any] = {"next": lanes, "lanes": {}, "kept": {}, "finished": {}}
+    state: dict[str, Any] = {"next": lanes, "lanes": {}, "kept": {}, "finished": {}, "arrays": {}}
     for lane in range(lanes):
         state["lanes"][lane] = _begin(work, problem, work.trials[lane])
     rounds = math.ceil(len(work.trials) / lanes)
@@ -445,12 +461,14 @@ class _Training:
             if self.problem.adapt is not None:
                 views = {n: array[k] for n, array in self.weights.items()}
                 masks = {n: array[k] for n, array in self.masks.items()}
-                self.problem.adapt(Lane(look, loss, views, masks, lane["memory"]))
+                generator = functools.partial(self.work.generator, trial=number)
+                self.problem.adapt(Lane(look, loss, views, masks, lane["memory"], generator))
             return
         self.fit.lr[k] = 0.0
         own = {n: array[k].copy() for n, array in self.weights.items()}
         self.state["kept"][f"{number} "] = own
         self.state["finished"][number] = progress.values()
+        self.state["arrays"][number] = progress.arrays()
         if self.state["next"] < len(self.work.trials):
             self._replace(k, self.work.trials[self.state["next"]])
             self.state["next"] += 1
@@ -600,7 +618,10 @@ def _trials(work: Work, problem: Problem, state: dict[str, Any]) -> list[Trial]:
             for (number, name), one in zip(part, tested, strict=True):
                 scored = problem.score(one)
                 values[number] |= {f"{name}_{key}": value for key, value in scored.items()}
-    return [Trial(number, values[number], kept[f"{number} "]) for number in work.trials]
+    return [
+        Trial(number, values[number], kept[f"{number} "], state["arrays"][number])
+        for number in work.trials
+    ]
 
 
 # ---------------------------------------------------------------------------------------------
