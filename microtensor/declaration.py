@@ -41,10 +41,15 @@ def signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, 
     return names, options, variadic
 
 
-def picker(positions: Sequence[int]) -> Callable[[Any], Any]:
-    """What takes the values at some positions out of a sequence, as a sequence, at C's speed."""
+def picker(positions: Sequence[Any]) -> Callable[[Any], Any]:
+    """What takes the values at some positions out of a tuple, as a tuple, at C's speed.
+
+    A position may be a slice: then the value is a tuple itself.
+    """
     if len(positions) > 1:
         return itemgetter(*positions)
+    if positions and positions[0].__class__ is slice:
+        return lambda values: (values[positions[0]],)
     return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0, 0))
 
 
@@ -149,7 +154,7 @@ class Plan:
         self.keep = picker(kept)
         self.options = tuple(options)  # the options among it
         self.default_values = self.option_values({})
-        # For each argument in need: the rule, how many saved values it takes, the first of them,
+        # For each argument in need: its rule, how many saved values that takes, the first of them,
         # what picks them all, and the argument's name.
         self.rules = tuple(rules)
         self.joint = joint  # or one rule for all of them: (rule, needs, pick)
@@ -315,20 +320,17 @@ class Declaration:
             kept.extend(position for position in found if position not in kept)
             return [kept.index(position) for position in found]
 
-        joint, rules = None, []
+        joint: Any = None
+        rules: list[Any] = []
         if self.joint is not None:
             rule, names = self.joint
-            where = [keep(name) for name in names]
-            many = [self.variadic and name in self.arguments for name in names]
-            among = set(needed)
-            joint = (
-                rule,
-                tuple([i in among for i in range(count)]),
-                lambda saved: [
-                    tuple([saved[i] for i in at]) if group else saved[at[0]]
-                    for at, group in zip(where, many, strict=True)
-                ],
-            )
+            where: list[Any] = []
+            for name in names:
+                first = (keep(name) or [0])[0]
+                group = self.variadic and name in self.arguments
+                where.append(slice(first, first + count) if group else first)
+            joint = (rule, tuple([i in needed for i in range(count)]), picker(where))
+            rules = [(None, 0, 0, None, self.argument(i)) for i in needed]
         else:
             for i in needed:
                 rule, names = self.rules.get(self.arguments[i]) or (self._no_rule(i), ())

@@ -90,6 +90,7 @@ _new = object.__new__
 _frame = sys._getframe
 _mode = modes.current.get
 _PLAIN = _mode()  # the switches as they are when nobody has touched them
+_FLOAT64 = np.dtype(np.float64)
 
 
 @overload
@@ -178,7 +179,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             out, *residuals = out
         if out.__class__ is not kind:
             out = _arrays(out, xp)
-        if declaration.broadcasts:
+        if declaration.broadcasts and out.__class__ is kind and out.dtype == _FLOAT64:
             out = declaration.narrowed(out, values)
         mode = _mode()
         if mode.anomaly and tensors:
@@ -192,12 +193,10 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             return _constants(out) if tensors else out
         if len(parents) != len(plan.needed):  # some arguments are declared constant
             parents = [args[i].place or args[i] for i in plan.needed]
-        if plan.kept:
-            values.append(out)
-            values.extend(residuals)
-            values.extend(plan.option_values(options) if options else plan.default_values)
+        kept = plan.option_values(options) if options else plan.default_values
+        saved = plan.keep((*values, out, *residuals, *kept)) if plan.kept else ()
         frame = guards.users_frame(_frame(1)) if mode.anomaly else _frame(1)
-        return _record(plan, None, None, tuple(parents), plan.keep(values), out, frame)
+        return _record(plan, None, None, tuple(parents), saved, out, frame)
 
     return operation
 
@@ -417,8 +416,9 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
             g = sums.pop(node, None)
         if node.dtype.__class__ is tuple:
             g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
-            found = {(node, i): c for i, c in enumerate(g) if c is not None} if wanted else {}
-            arrivals.captured.update({place: c for place, c in found.items() if place in wanted})
+            for i, c in enumerate(g if wanted else ()):
+                if c is not None and (node, i) in wanted:
+                    arrivals.captured[(node, i)] = c
         elif g.__class__ is list:
             g = indexed.combine(g, node.shape)
         if wanted and node in wanted:
@@ -431,16 +431,21 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
             writes.check(node)
         if observer is not None:
             observer.visit(node, g)
-        rules, kind = plan.rules, g.__class__
+        kind, together = node.kind, None
         if create:
-            saved = _revive(node)
-        if plan.joint is not None or (create and plan.declaration.composite is not None):
-            rules = _together(node, g, saved, create)
-        parents = node.more or (node.left, node.right)
-        for place, (rule, n, i, pick, argument) in zip(parents, rules):  # noqa: B905 (speed)
+            kind, saved = Tensor, _revive(node)
+        if create and plan.declaration.composite is not None:
+            together = _through_composite(node, g, saved)
+        elif plan.joint is not None:
+            rule, needs, pick = plan.joint
+            together = rule(g, needs, *pick(saved))
+        places = zip(node.more or (node.left, node.right), plan.needed, plan.rules)  # noqa: B905
+        for place, position, (rule, n, i, pick, argument) in places:
             if useful is not None and place not in wanted and _node_of(place) not in useful:
                 continue
-            if n == 0:
+            if together is not None:
+                raw = together[position]
+            elif n == 0:
                 raw = rule(g)
             elif n == 1:
                 raw = rule(g, saved[i])
@@ -501,7 +506,7 @@ def _fit(c: Any, node: Any, argument: str, place: Any, create: bool) -> Any:
     return c if c.dtype == dtype else astype(c, dtype=dtype)
 
 
-def _revive(node: Any) -> list[Any]:
+def _revive(node: Any) -> tuple[Any, ...]:
     """What a node saved, as tensors at their old places: for a backward pass that is recorded."""
     plan = node.plan
     places = dict(zip(plan.needed, node.parents, strict=True))
@@ -515,7 +520,7 @@ def _revive(node: Any) -> list[Any]:
         elif position == plan.arity:
             value = wrap(value, node)
         revived.append(value)
-    return revived
+    return tuple(revived)
 
 
 @primitive
@@ -527,22 +532,11 @@ def _here(xp: Any, x: Array) -> Array:
 _here.vjp("x", lambda g: g)
 
 
-def _together(node: Any, g: Any, saved: list[Any], create: bool) -> list[Any]:
-    """The contributions that one rule, or a composite, gives at once, as rules that are done."""
-    plan = node.plan
-    if create and plan.declaration.composite is not None:
-        contributions = _through_composite(node, g, saved)
-    else:
-        rule, needs, pick = plan.joint
-        everything = rule(g, needs, *pick(saved))
-        contributions = [everything[i] for i in plan.needed]
-    names = [plan.declaration.argument(i) for i in plan.needed]
-    pairs = zip(contributions, names, strict=True)
-    return [(lambda g, c=c: c, 0, 0, None, name) for c, name in pairs]
+def _through_composite(node: Any, g: Any, saved: tuple[Any, ...]) -> dict[int, Any]:
+    """The contributions of a fused operation, by walking its composite, all of it recorded.
 
-
-def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
-    """The contributions of a fused operation, by walking its composite, all of it recorded."""
+    A dictionary: position of the argument -> its contribution.
+    """
     plan, declaration = node.plan, node.plan.declaration
     values = dict(zip(plan.kept, saved, strict=True))
     first = plan.arity + 1 + len(declaration.residuals)
@@ -555,7 +549,9 @@ def _through_composite(node: Any, g: Any, saved: list[Any]) -> Any:
     out = declaration.composite(*arguments, **options)
     pairs = zip(out, g, strict=True) if g.__class__ is tuple else [(out, g)]
     outputs, cotangents = zip(*[(o, c) for o, c in pairs if c is not None], strict=True)
-    return grad(outputs, [arguments[i] for i in plan.needed], cotangents, create_graph=True)
+    inputs = [arguments[i] for i in plan.needed]
+    found = grad(outputs, inputs, cotangents, create_graph=True)
+    return dict(zip(plan.needed, found, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------

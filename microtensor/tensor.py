@@ -8,6 +8,7 @@ recorded it. Everything a tensor can do is an operation of `ops` under the name 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,9 @@ class Tensor(NumPyProtocols):
         self._requires_grad = False
         self.requires_grad_(requires_grad)
 
-    shape = property(lambda self: self.data.shape, doc="The lengths of the axes.")
-    dtype = property(lambda self: self.data.dtype, doc="The type of the numbers.")
-    ndim = property(lambda self: self.data.ndim, doc="How many axes.")
+    shape = property(attrgetter("data.shape"), doc="The lengths of the axes.")
+    dtype = property(attrgetter("data.dtype"), doc="The type of the numbers.")
+    ndim = property(attrgetter("data.ndim"), doc="How many axes.")
     size = property(lambda self: int(self.data.size), doc="How many numbers.")
     T = property(lambda self: ops.transpose(self), doc="The axes in reverse order.")
     is_leaf = property(lambda self: self.place is None, doc="Whether no operation recorded it.")

@@ -7,6 +7,7 @@ memory that was written. So a write costs little, and a node pays nothing to be 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
@@ -21,9 +22,19 @@ _numbers: dict[int, int] = {}  # a block of memory (Backend.owner) -> its last w
 
 def written(array: Array) -> None:
     """To be called after every change in place of an array that operations may have saved."""
+    all_written([owner(array)])
+
+
+def owner(array: Array) -> int:
+    """The block of memory that an array lives in; the same as long as the array is."""
+    return backend.by_type[array.__class__].owner(array)
+
+
+def all_written(owners: Iterable[int]) -> None:
+    """`written` of several arrays at once, given by their owners."""
     global last
     last = next_number()
-    _numbers[backend.by_type[array.__class__].owner(array)] = last
+    _numbers.update(dict.fromkeys(owners, last))
 
 
 def check(node: Any) -> None:

@@ -33,7 +33,8 @@ class _Loss(Module):
 
     def _of(self, loss: Callable[..., Any], x: Any, target: Any, **options: Any) -> Any:
         """The loss reduced; in a stack for each trial."""
-        functional.check_trials(type(self).__name__, x, self.trials)
+        if self.trials is not None:
+            functional.check_trials(type(self).__name__, x, self.trials)
         if self.trials is None or self.reduction in ("none", "trial"):
             return loss(x, target, reduction=self.reduction, **options)
         if self.reduction == "mean":

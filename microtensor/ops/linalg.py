@@ -44,33 +44,55 @@ def _rows(x: Any) -> Any:
     return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
+FEW = 16  # features; so few are added to every row slowly, to every column fast
+
+
 @primitive(broadcasts=True)
 def _affine(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
-    if x.ndim == 2:
-        out = x.dot(weight.T)
+    if x.shape[-1:] != weight.shape[-1:] or bias.shape != weight.shape[:1]:
+        raise _misfit(x, weight, bias)
+    rows = x if x.ndim == 2 else _rows(x)
+    if len(rows) > FEW >= len(weight) > 1:
+        out = weight.dot(rows.T)
+        out += bias[:, None]
+        out = out.T
     else:
-        out = _rows(x).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
-    out += bias
-    return out
+        out = rows.dot(weight.T)
+        out += bias
+    return out if x.ndim == 2 else out.reshape((*x.shape[:-1], weight.shape[0]))
 
 
 @primitive(broadcasts=True)
 def _linear(xp: Any, x: Array, weight: Array) -> Array:
+    if x.shape[-1:] != weight.shape[-1:]:
+        raise _misfit(x, weight, None)
     if x.ndim == 2:
         return x.dot(weight.T)
-    return _rows(x).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
+    return _rows(x).dot(weight.T).reshape((*x.shape[:-1], weight.shape[0]))
+
+
+def _misfit(x: Array, weight: Array, bias: Array | None) -> ValueError:
+    if bias is None or x.shape[-1:] != weight.shape[-1:]:
+        return ValueError(
+            f"linear: x of shape {x.shape} must end in the {weight.shape[-1]} features that the "
+            f"weight of shape {weight.shape} (out, in) takes"
+        )
+    return ValueError(
+        f"linear: bias of shape {bias.shape} must be ({weight.shape[0]},), one number for each "
+        f"row of the weight of shape {weight.shape}"
+    )
 
 
 def _linear_x(g: Any, weight: Any) -> Any:
     if g.ndim == 2:
-        return g @ weight
-    return (_rows(g) @ weight).reshape((*g.shape[:-1], weight.shape[1]))
+        return matmul(g, weight)
+    return matmul(_rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 def _linear_weight(g: Any, x: Any) -> Any:
     if g.ndim == 2:
-        return g.T @ x
-    return _rows(g).T @ _rows(x)
+        return matmul(g.T, x)
+    return matmul(_rows(g).T, _rows(x))
 
 
 for _operation in (_affine, _linear):
@@ -134,16 +156,6 @@ def linear(x: Any, weight: Any, bias: Any = None, trials: int | None = None) -> 
     """
     if trials is not None:
         return _each_linear(x, weight, bias, trials)
-    if x.ndim == 0 or x.shape[-1] != weight.shape[-1]:
-        raise ValueError(
-            f"linear: x of shape {x.shape} must end in the {weight.shape[-1]} features that the "
-            f"weight of shape {weight.shape} (out, in) takes"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"linear: bias of shape {bias.shape} must be ({weight.shape[0]},), one number for each "
-            f"row of the weight of shape {weight.shape}"
-        )
     return _linear(x, weight) if bias is None else _affine(x, weight, bias)
 
 

@@ -7,6 +7,7 @@ shape: (N, 1) against (N,) would broadcast to (N, N) and be silently wrong, so i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from microtensor import backend, engine
 from microtensor.backend import Array
 from microtensor.engine import primitive
-from microtensor.ops.elementwise import multiply, sigmoid, square
+from microtensor.ops.elementwise import multiply, softplus
 from microtensor.ops.indexing import take
-from microtensor.ops.piecewise import abs, maximum
+from microtensor.ops.piecewise import maximum, sign
 from microtensor.ops.reduction import log_softmax, mean, sum
 from microtensor.ops.shape import reshape, transpose
 
@@ -24,11 +25,34 @@ REDUCTIONS = ("mean", "sum", "none", "trial")
 
 
 def _reduce(losses: Any, reduction: str) -> Any:
+    """A tensor, or an array, of losses, reduced."""
     check_reduction(reduction)
     if reduction == "trial":
         check_trial_axis(losses)
         return mean(losses, axis=tuple(range(1, losses.ndim))) if losses.ndim > 1 else losses
     return losses if reduction == "none" else (mean if reduction == "mean" else sum)(losses)
+
+
+# A loss and its reduction are one operation: so a small network spends its time on its own work.
+
+
+def _reduced(xp: Any, losses: Array, reduction: str) -> Array:
+    """`_reduce` within a forward function."""
+    if reduction == "mean":
+        return xp.add.reduce(losses, None) / losses.size
+    return losses if reduction == "none" else _reduce(losses, reduction)
+
+
+def _each(g: Any, shape: tuple[int, ...], reduction: str) -> Any:
+    """The cotangent of each loss, from that of the reduced ones; alike ones are left to broadcast.
+
+    It meets (x - target), or the like, of the given shape.
+    """
+    if reduction == "mean":
+        return g / math.prod(shape)
+    if reduction == "trial":
+        return reshape(g / math.prod(shape[1:]), (-1, *[1] * (len(shape) - 1)))
+    return g
 
 
 def check_trial_axis(losses: Any) -> None:
@@ -45,31 +69,58 @@ def check_reduction(reduction: str) -> None:
 
 def _matched(loss: str, x: Any, target: Any) -> Any:
     """The target, checked against the prediction; integers as floats of the prediction's dtype."""
-    for what in (x, target):
-        if not hasattr(what, "shape"):
-            raise TypeError(
-                f"{loss} compares tensors or arrays, not a {type(what).__name__}; make one of it "
-                "with mt.tensor(...)"
-            )
-    if x.shape != target.shape:
+    shape, other = getattr(x, "shape", None), getattr(target, "shape", None)
+    if shape is None or other is None:
+        what = x if shape is None else target
+        raise TypeError(
+            f"{loss} compares tensors or arrays, not a {type(what).__name__}; make one of it "
+            "with mt.tensor(...)"
+        )
+    if shape != other:
         raise ValueError(
-            f"{loss}: prediction of shape {x.shape} and target of shape {target.shape} differ; "
+            f"{loss}: prediction of shape {shape} and target of shape {other} differ; "
             "reshape one of them (a difference of (N, 1) and (N,) would silently compare "
             "everything with everything)"
         )
     return target.astype(x.dtype) if target.dtype.kind in "iub" else target
 
 
+@primitive(broadcasts=True)
+def _mse_loss(xp: Any, x: Array, target: Array, *, reduction: str) -> Array:
+    return _reduced(xp, xp.square(x - target), reduction)
+
+
+def _mse_rule(g: Any, x: Any, target: Any, reduction: str) -> Any:
+    return _each(g * 2, x.shape, reduction) * (x - target)
+
+
+_mse_loss.vjp("x", _mse_rule)
+_mse_loss.vjp("target", lambda g, x, target, reduction: -_mse_rule(g, x, target, reduction))
+
+
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """(x - target) ** 2, for tensors of one shape."""
     target = _matched("mse_loss", x, target)
-    return _reduce(square(x - target), reduction)
+    return _mse_loss(x, target, reduction=reduction)
+
+
+@primitive(broadcasts=True)
+def _l1_loss(xp: Any, x: Array, target: Array, *, reduction: str) -> Array:
+    return _reduced(xp, xp.absolute(x - target), reduction)
+
+
+def _l1_rule(g: Any, x: Any, target: Any, reduction: str) -> Any:
+    return _each(g, x.shape, reduction) * sign(x - target)
+
+
+_l1_loss.vjp("x", _l1_rule)
+_l1_loss.vjp("target", lambda g, x, target, reduction: -_l1_rule(g, x, target, reduction))
 
 
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """|x - target|, for tensors of one shape."""
     target = _matched("l1_loss", x, target)
-    return _reduce(abs(x - target), reduction)
+    return _l1_loss(x, target, reduction=reduction)
 
 
 @primitive
@@ -110,19 +161,29 @@ def binary_cross_entropy(p: Any, target: Any, reduction: str = "mean") -> Any:
     return _reduce(-(target * _bounded_log(p) + (1 - target) * _bounded_log1m(p)), reduction)
 
 
-@primitive(broadcasts=True)
-def _bce_with_logits(xp: Any, x: Array, target: Array) -> Array:
-    return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-xp.absolute(x)))
+def _bce_in_steps(x: Any, target: Any, reduction: str) -> Any:
+    """The same loss in primitives: its composite."""
+    return _reduce(softplus(x) - x * target, reduction)
 
 
-_bce_with_logits.vjp("x", lambda g, x, target: g * (sigmoid(x) - target))
-_bce_with_logits.vjp("target", lambda g, x: -g * x)
+@primitive(broadcasts=True, residuals=("p",), composite=_bce_in_steps)
+def _bce_with_logits(xp: Any, x: Array, target: Array, *, reduction: str) -> Any:
+    rest = xp.log1p(xp.exp(-xp.absolute(x)))
+    losses = xp.maximum(x, 0) - x * target + rest
+    # sigmoid(x), of what is there already
+    return _reduced(xp, losses, reduction), xp.exp(xp.minimum(x, 0) - rest)
+
+
+_bce_with_logits.vjp(
+    "x", lambda g, p, target, reduction: _each(g, p.shape, reduction) * (p - target)
+)
+_bce_with_logits.vjp("target", lambda g, x, reduction: -_each(g, x.shape, reduction) * x)
 
 
 def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean") -> Any:
     """`binary_cross_entropy(sigmoid(x), target)`, exact for any x."""
     target = _matched("binary_cross_entropy_with_logits", x, target)
-    return _reduce(_bce_with_logits(x, target), reduction)
+    return _bce_with_logits(x, target, reduction=reduction)
 
 
 # Cross-entropy: one operation for softmax, logarithm, choice of the label and mean. It works on

@@ -72,7 +72,7 @@ class Bundle(Slot):
     piece. The state of each member is a piece of the state here.
     """
 
-    __slots__ = ("changes", "gradient", "gradients", "members", "rest", "values")
+    __slots__ = ("changes", "gradient", "gradients", "members", "owners", "rest", "values")
 
     def __init__(self, members: list[tuple[Tensor, Slot]], rest: list[int]) -> None:
         first = members[0][1]
@@ -81,6 +81,7 @@ class Bundle(Slot):
         super().__init__(xp.empty(size, first.data.dtype), {})
         self.members, self.step = members, first.step
         self.rest = rest  # places in the group of those that are not members
+        self.owners = [writes.owner(slot.data) for _, slot in members]
         self.gradient = xp.empty_like(self.data)
         self.values, self.gradients = self._pieces(self.data), self._pieces(self.gradient)
         self.changes = self._pieces(self.spare)
@@ -131,7 +132,7 @@ class Bundle(Slot):
             gradient = parameter.grad
             if gradient is None or slot.step != step or parameter.data is not slot.data:
                 return False
-            if not parameter.requires_grad:
+            if not parameter._requires_grad:
                 return False
             piece[...] = gradient.data
         if values:
@@ -287,12 +288,12 @@ class Optimizer(ABC):
         self._update(xp, bundle.data, bundle.gradient, bundle, group)
         if len(bundle.arrays) != known:  # a hyperparameter has asked for more
             bundle.share()
-        subtract = xp.subtract
+        subtract, step = xp.subtract, bundle.step
         for (_, slot), change in zip(bundle.members, bundle.changes, strict=True):
-            slot.step += 1
+            slot.step = step
             data = slot.data
             subtract(data, change, data)
-            writes.written(data)
+        writes.all_written(bundle.owners)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, whose arrays are no longer pieces of anything."""

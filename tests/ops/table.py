@@ -902,8 +902,8 @@ def _soft_cross_entropy(x, p, w, reduction):
     return losses.sum() / losses.size if reduction == "mean" else REDUCTIONS[reduction](losses)
 
 
-loss_of_pairs("mse_loss", lambda x, y: (x - y) ** 2, "real")
-loss_of_pairs("l1_loss", lambda x, y: np.abs(x - y), "real")
+loss_of_pairs("mse_loss", lambda x, y: (x - y) ** 2, "real", "ops.loss._mse_loss")
+loss_of_pairs("l1_loss", lambda x, y: np.abs(x - y), "real", "ops.loss._l1_loss")
 loss_of_pairs(
     "binary_cross_entropy",
     lambda p, y: -(y * np.log(p) + (1 - y) * np.log1p(-p)),

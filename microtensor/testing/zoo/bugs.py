@@ -209,7 +209,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="A yes-or-no question",
         program=programs.score_against_target,
         inputs=_fixed(score=[0.5, -2.0], target=[0.25, 0.75]),
-        edits=(Edit(_LOSS, "lambda g, x: -g * x", "lambda g, x: g * x"),),
+        edits=(Edit(_LOSS, "reduction: -_each(g, x.shape, reduction) * x", "reduction: g * x"),),
         verdict="wrong_gradient",
         cause="sign",
         hints=(
@@ -371,7 +371,7 @@ ENTRIES: tuple[Entry, ...] = (
         inputs=_fixed(
             x=[[1.0, -0.5], [0.25, 2.0], [-1.0, 0.5]], weight=[[0.5, -1.0], [0.25, 0.75]]
         ),
-        edits=(Edit(_LINALG, "return g.T @ x\n", "return x.T @ g\n"),),
+        edits=(Edit(_LINALG, "return matmul(g.T, x)\n", "return matmul(x.T, g)\n"),),
         verdict="wrong_gradient",
         cause="transpose",
         hints=(
