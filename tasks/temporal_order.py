@@ -64,9 +64,9 @@ class TemporalOrderSettings(Settings):
 
     trials: int = 20
     """Independent repetitions; each has its own weights and data."""
-    cap: int = 1_000_000
+    cap: int = 3_000_000
     """The most sequences of the paper's networks; a trial that needs more has failed."""
-    cap_modern: int = 100_000
+    cap_modern: int = 200_000
     """The same for today's network."""
     cell: str = "lstm"
     """Of today's network, trained beside the paper's: a cell's name, or FILE.py:NAME."""
