@@ -27,7 +27,6 @@ criteria are met: a network with any cell of the library or of the reader's, min
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ import numpy as np
 import microtensor as mt
 from microtensor import nn
 from microtensor.recurrence import Sequences, fit_online
+from models.chunker import TwoNets
 from models.lstm1997 import Network
 from models.rtrl import FullyRecurrent, Layered
 from tasks import readers_cell
@@ -206,9 +206,13 @@ class Problem:
         Factors of the learning rate of single weights at a trial's start (see `fit_online`).
     adapt
         Called with every trial after each look, to change its weights and masks.
+    learner
+        What trains in place of `recurrence.fit_online`, from weights, chunks and learning rates: an
+        iterator that has an attribute `lr` and says `loss` and `worst` of each chunk. There is no
+        test then. More trials are side by side, whose number costs array operations little.
     """
 
-    network: Network | FullyRecurrent | Layered
+    network: Network | FullyRecurrent | Layered | TwoNets
     learning_rate: float
     cap: int
     stages: tuple[Stage, ...]
@@ -223,6 +227,7 @@ class Problem:
     outputs: bool = False
     masks: Mapping[str, np.ndarray] | None = None
     adapt: Callable[[Lane], None] | None = None
+    learner: Callable[..., Any] | None = None
 
     @property
     def shown(self) -> tuple[tuple[str, Callable[[Look], bool]], ...]:
@@ -312,7 +317,7 @@ def _driver(problem: Problem) -> Any:
 
 
 def _fit(work: Work, problem: Problem) -> list[Trial]:
-    lanes = min(LANES, len(work.trials))
+    lanes = min(LANES if problem.learner is None else 2 * LANES, len(work.trials))
     state: dict[str, Any] = {"next": lanes, "lanes": {}, "kept": {}, "finished": {}, "arrays": {}}
     for lane in range(lanes):
         state["lanes"][lane] = _begin(work, problem, work.trials[lane])
@@ -370,18 +375,25 @@ class _Training:
         self.drawn = {k: lane["chunks"] for k, lane in self.lanes.items()}
         self.records: deque[dict[int, int]] = deque()  # whose chunks are on their way
         active = [lane["number"] >= 0 and not self.progress[k].over for k, lane in self._all()]
-        self.fit = fit_online(
+        rates = np.where(active, problem.learning_rate, 0.0)
+        self.fit = self._learner(rates)
+        self.logged = max(problem.looks, problem.cap // 500 // problem.looks * problem.looks)
+
+    def _learner(self, rates: np.ndarray) -> Any:
+        problem = self.problem
+        if problem.learner is not None:
+            return problem.learner(self.weights, _one_ahead(self._chunks()), rates)
+        return fit_online(
             problem.network.cell,
             self.weights,
             self._chunks(),
-            np.where(active, problem.learning_rate, 0.0),
+            rates,
             output=problem.network.output,
             loss=problem.loss,
             update=problem.update,
             masks=self.masks,
             block_size=problem.network.size,
         )
-        self.logged = max(problem.looks, problem.cap // 500 // problem.looks * problem.looks)
 
     def _all(self) -> list[tuple[int, dict[str, Any]]]:
         return list(self.lanes.items())
@@ -461,7 +473,7 @@ class _Training:
             if self.problem.adapt is not None:
                 views = {n: array[k] for n, array in self.weights.items()}
                 masks = {n: array[k] for n, array in self.masks.items()}
-                generator = functools.partial(self.work.generator, trial=number)
+                generator = Generators(self.work, number)
                 self.problem.adapt(Lane(look, loss, views, masks, lane["memory"], generator))
             return
         self.fit.lr[k] = 0.0
@@ -490,6 +502,14 @@ class _Training:
             f"{len(finished)} of {len(self.work.trials)} trials done, {solved} of them "
             f"{last}; sequence {most:,}"
         )
+
+
+def _one_ahead(chunks: Iterator[Sequences]) -> Iterator[Sequences]:
+    """The chunks, each drawn before the one before it is given, as `fit_online` does."""
+    ahead = next(chunks, None)
+    while ahead is not None:
+        now, ahead = ahead, next(chunks, None)
+        yield now
 
 
 def _side_by_side(drawn: Sequence[Drawn]) -> Sequences:

@@ -141,6 +141,44 @@ def test_the_states_that_are_watched_are_the_networks(seed: int) -> None:
     np.testing.assert_allclose(long_lag.states(weights, symbols), expected, rtol=1e-5)
 
 
+# -- the rivals
+
+
+def test_the_chunkers_trials_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on the lane, which the third trial takes over from the one that is finished first."""
+    settings = LongLagSettings(trials=3, rows=("chunker",), p=2, cap_chunker=400)
+    chosen = dataclasses.replace(
+        long_lag.problem(settings, "chunker"),
+        looks=50,
+        stages=(online.Stage("solved", lambda look: look.recent[-1] < 0.5),),
+    )
+    alone = [fit(Work(settings, "chunker", (n,)), chosen)[0] for n in range(3)]
+    assert len({trial.values["solved_sequences"] for trial in alone}) > 1
+    monkeypatch.setattr("tasks.online.LANES", 1)  # and so two lanes
+    together = fit(Work(settings, "chunker", (0, 1, 2)), chosen)
+    for one, other in zip(alone, together, strict=True):
+        assert one.values == other.values
+        for name, weight in one.model.items():
+            np.testing.assert_array_equal(weight, other.model[name])
+
+
+def test_rivals_are_those_of_table_2() -> None:
+    """Their weights, rates, and whether they learn after every step."""
+    settings = LongLagSettings()
+    found = {name: long_lag.problem(settings, name) for name in long_lag.RIVALS}
+    counts = {name: one.network.count for name, one in found.items() if one.learner is None}
+    assert counts == {
+        "rtrl_4_1": 36, "rtrl_4_4": 36, "rtrl_4_10": 36, "rtrl_10": 144, "rtrl": 10_404,
+        "bptt": 10_404,
+    }  # fmt: skip
+    assert {one.update for name, one in found.items() if name != "bptt"} == {"step"}
+    assert found["bptt"].update == "sequence"
+    assert [found[f"rtrl_4_{rate}"].learning_rate for rate in (1, 4, 10)] == [1.0, 4.0, 10.0]
+    assert not found["chunker_apart"].network.direct
+    drawn = found["rtrl_10"].stream(lambda *block: mt.Generator(0)).draw(mt.Generator(0), 3)
+    assert drawn.inputs.shape == (3, 10)
+
+
 # -- criteria and verdicts
 
 
@@ -206,7 +244,7 @@ def test_verdicts_follow_the_paper() -> None:
     assert not good["2c, q = 50, p = 50, ranges of table 10: sequences until success, mean"]
     assert good["2c, q = 50, p = 50, ranges of table 10: trials that succeed"]
     assert not good["2c, q = 50, p = 50, as printed: trials that succeed"]
-    assert good["2b, as printed, but judged by, xy: trials that succeed"] is None
+    assert good["2b, as printed, judged by two outputs, xy: trials that succeed"] is None
     abused = verdicts(made_up(**{"2a_start": (both, [9, 9])}))
     assert not abused["2a, cell there from the start: trials that succeed"]
     assert not abused["2a, cell added on a plateau: trials that succeed"]
@@ -253,6 +291,7 @@ def test_bad_settings_are_refused() -> None:
     for wrong, says in (
         ({"q": 19}, "q must be at least 20"),
         ({"p": 1}, "p must be at least 2"),
+        ({"p": 10}, "the same"),
         ({"rows": ()}, "rows must name one or more"),
         ({"cap_2c": 0}, "cap_2c must be at least 1"),
     ):
