@@ -13,9 +13,10 @@ predicts C's state. So its hidden units are told at every step what is worth kee
         A reads it, and predicts the next symbol and the state of C
         A is trained: what really comes next, what C's state is
 
-Both are networks like those of `models.rtrl` and are trained, as the 1992 paper has it, "in an
-online fashion": by real-time recurrent learning, an update at every step. In experiment 2a each
-has one hidden unit, and A one more output than C, for C's hidden unit: 10,404 + 102 weights.
+Both are networks like those of `models.rtrl`, trained "in an online fashion", that is, with an
+update at every step: by real-time recurrent learning, or as in the experiment of 1992 by
+back-propagation through the last few steps only. In experiment 2a each has one hidden unit, and A
+one more output than C, for C's hidden unit: 10,404 + 102 weights.
 
 Open in both papers: when a prediction has failed. Here, if an output is `threshold` or more from
 what it should be; experiment 2a calls a sequence right if none is 0.25 off.
@@ -31,7 +32,7 @@ import numpy as np
 
 import microtensor as mt
 from microtensor.recurrence import Sequences
-from models.rtrl import Layered, OneByOne, Traced
+from models.rtrl import Amid, Layered, OneByOne, Traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,44 @@ class TwoNets:
         }
 
 
+class Remembered(Amid):
+    """Networks that remember their last steps, for an error to go back through `depth` of them.
+
+    Truncated back-propagation through time at every step, BPTT(h) of Williams and Peng 1990, "An
+    efficient gradient-based algorithm for on-line training of recurrent network trajectories",
+    Neural Computation 2(4): through the weights as they are now.
+    """
+
+    def __init__(self, network: Layered, weights: Mapping[str, np.ndarray], depth: int) -> None:
+        super().__init__(network, weights)
+        trials, units = self.y.shape
+        self.past = np.zeros((trials, depth + 2, units), self.y.dtype)  # the latest first
+        self.read = np.zeros((trials, depth + 1), int)
+
+    def start(self) -> None:
+        """Begin a sequence."""
+        super().start()
+        self.past[:] = 0
+
+    def _carry(
+        self, before: np.ndarray, y: np.ndarray, symbols: np.ndarray, at: np.ndarray
+    ) -> None:
+        for memory, now in ((self.past, y), (self.read, symbols)):
+            memory[at, 1:] = memory[at, :-1]
+            memory[at, 0] = now
+
+    def _add_recurrent(
+        self, into: Mapping[str, np.ndarray], error: np.ndarray, at: np.ndarray
+    ) -> None:
+        w, past, read = self.weights["weight_hh"][at], self.past[at], self.read[at]
+        for d in range(read.shape[1]):
+            y = past[:, d]  # 0 before the first step, where nothing arrives, then
+            error = error * (y * (1 - y))
+            into["weight_hh"][at] += error[..., None] * past[:, d + 1, None]
+            into["weight_ih"][at, :, read[:, d]] += error
+            error = (error[:, None] @ w)[:, 0]
+
+
 class Predicted(NamedTuple):
     """What K pairs did in a chunk, each step measured before its own update.
 
@@ -127,6 +166,14 @@ class Chunking(OneByOne):
         come next.
     threshold
         A symbol was not predicted if an output of A was so far off, or more.
+    depth
+        Through how many steps an error goes back; None: through all, by real-time recurrent
+        learning. (1992: 3 steps, a lag of 20.)
+
+    Raises
+    ------
+    ValueError
+        If `depth` is negative.
     """
 
     def __init__(
@@ -137,13 +184,17 @@ class Chunking(OneByOne):
         lr: float | np.ndarray,
         *,
         threshold: float = 0.25,
+        depth: int | None = None,
     ) -> None:
+        if depth is not None and depth < 0:
+            raise ValueError(f"depth must be a number of steps from 0, or None; got {depth}")
         super().__init__(weights, data, lr)
         self.nets, self.threshold = nets, threshold
-        self.automatizer, self.chunker = [
-            Traced(network, {name: weights[f"{part}.{name}"] for name in network.shapes})
-            for part, network in nets.parts
-        ]
+        found: list[Amid] = []
+        for part, network in nets.parts:
+            own = {name: weights[f"{part}.{name}"] for name in network.shapes}
+            found.append(Traced(network, own) if depth is None else Remembered(network, own, depth))
+        self.automatizer, self.chunker = found
 
     def _result(self, *arrays: np.ndarray) -> Predicted:
         return Predicted(*arrays)

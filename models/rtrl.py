@@ -29,7 +29,7 @@ with update="sequence". `RTRL` is the algorithm as published; where a compiler i
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -143,11 +143,12 @@ class Layered:
         }
 
 
-class Traced:
-    """K networks amid a sequence: their activations y, and the derivatives p of these.
+class Amid(ABC):
+    """K networks amid a sequence, and the gradient of what they do at this step.
 
     Inputs are symbols, which stand for one-hot vectors: a product with one is a column of weights.
-    `at` is everywhere which of the networks are meant, (n,) integers, each once.
+    `at` is everywhere which of the networks are meant, (n,) integers, each once. How an error finds
+    its way to the weights of the recurrent units is for subclasses to say.
 
     Parameters
     ----------
@@ -159,45 +160,38 @@ class Traced:
     Attributes
     ----------
     y
-        (K, H), of the recurrent units.
-    p
-        (K, H, H, H + I): of each of them with respect to every weight, those from units first.
+        (K, H), the activations of the recurrent units.
+    out
+        (K, O), the outputs.
     """
 
     def __init__(
         self, network: FullyRecurrent | Layered, weights: Mapping[str, np.ndarray]
     ) -> None:
         self.network, self.weights = network, dict(weights)
-        trials, units, inputs = self.weights["weight_ih"].shape
+        trials, units, self.inputs = self.weights["weight_ih"].shape
         dtype = self.weights["weight_ih"].dtype
         self.y = np.zeros((trials, units), dtype)
-        self.p = np.zeros((trials, units, units, units + inputs), dtype)
-        self.symbols = np.zeros(trials, int)
         self.out = np.zeros((trials, network.outputs), dtype)
+        self.symbols = np.zeros(trials, int)
 
     def start(self) -> None:
         """Begin a sequence: all activations are 0, and depend on nothing."""
         self.y[:] = 0
-        self.p[:] = 0
 
     def step(self, symbols: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Read a symbol (n,) each; returns the outputs (n, O)."""
-        w, before, units = self.weights["weight_hh"][at], self.y[at], self.y.shape[1]
-        net = (w @ before[..., None])[..., 0] + self.weights["weight_ih"][at, :, symbols]
-        y = mt.sigmoid(net)
-        p = self.p[at]
-        p = (w @ p.reshape(len(at), units, -1)).reshape(p.shape)
-        own = np.arange(units)
-        p[:, own, own, :units] += before[:, None]
-        p[np.arange(len(at))[:, None], own, own, units + symbols[:, None]] += 1
-        p *= (y * (1 - y))[..., None, None]
+        before, units = self.y[at], self.y.shape[1]
+        net = (self.weights["weight_hh"][at] @ before[..., None])[..., 0]
+        y = mt.sigmoid(net + self.weights["weight_ih"][at, :, symbols])
+        self._carry(before, y, symbols, at)
         readout = self.weights["readout_weight"]
         out = (readout[at, :, :units] @ y[..., None])[..., 0]
         if readout.shape[2] > units:
             out += readout[at, :, units + symbols]
         if self.network.output == "sigmoid":
             out = mt.sigmoid(out)
-        self.y[at], self.p[at], self.symbols[at], self.out[at] = y, p, symbols, out
+        self.y[at], self.symbols[at], self.out[at] = y, symbols, out
         return out
 
     def add_gradient(
@@ -207,19 +201,63 @@ class Traced:
 
         e : (n, O), the outputs of the last step, less their targets.
         """
-        units, symbols, out = self.y.shape[1], self.symbols[at], self.out[at]
+        units, out = self.y.shape[1], self.out[at]
         delta = e * (out * (1 - out)) if self.network.output == "sigmoid" else e
         delta = delta * factor[:, None]
         readout = self.weights["readout_weight"][at, :, :units]
-        back = (delta[:, None] @ readout)[:, 0]  # at the units
-        d = (back[:, None] @ self.p[at].reshape(len(at), units, -1)).reshape(len(at), units, -1)
-        into["weight_hh"][at] += d[..., :units]
-        into["weight_ih"][at] += d[..., units:]
+        self._add_recurrent(into, (delta[:, None] @ readout)[:, 0], at)
         if "readout_weight" in self.network.masks:
             return
         into["readout_weight"][at, :, :units] += delta[..., None] * self.y[at][:, None]
         if self.weights["readout_weight"].shape[2] > units:
-            into["readout_weight"][at, :, units + symbols] += delta
+            into["readout_weight"][at, :, units + self.symbols[at]] += delta
+
+    @abstractmethod
+    def _carry(
+        self, before: np.ndarray, y: np.ndarray, symbols: np.ndarray, at: np.ndarray
+    ) -> None:
+        """Note a step: activations (n, H) before and after it, and what was read."""
+
+    @abstractmethod
+    def _add_recurrent(
+        self, into: Mapping[str, np.ndarray], error: np.ndarray, at: np.ndarray
+    ) -> None:
+        """Add to `weight_hh` and `weight_ih` what an error (n, H) at y makes of them."""
+
+
+class Traced(Amid):
+    """Networks that carry p along: p (K, H, H, H + I), each unit by every weight of every unit."""
+
+    def __init__(
+        self, network: FullyRecurrent | Layered, weights: Mapping[str, np.ndarray]
+    ) -> None:
+        super().__init__(network, weights)
+        trials, units = self.y.shape
+        self.p = np.zeros((trials, units, units, units + self.inputs), self.y.dtype)
+
+    def start(self) -> None:
+        """Begin a sequence."""
+        super().start()
+        self.p[:] = 0
+
+    def _carry(
+        self, before: np.ndarray, y: np.ndarray, symbols: np.ndarray, at: np.ndarray
+    ) -> None:
+        n, units = y.shape
+        own = np.arange(units)
+        p = self.weights["weight_hh"][at] @ self.p[at].reshape(n, units, -1)
+        p = p.reshape(n, units, units, -1)
+        p[:, own, own, :units] += before[:, None]
+        p[np.arange(n)[:, None], own, own, units + symbols[:, None]] += 1
+        self.p[at] = p * (y * (1 - y))[..., None, None]
+
+    def _add_recurrent(
+        self, into: Mapping[str, np.ndarray], error: np.ndarray, at: np.ndarray
+    ) -> None:
+        n, units = error.shape
+        d = (error[:, None] @ self.p[at].reshape(n, units, -1)).reshape(n, units, -1)
+        into["weight_hh"][at] += d[..., :units]
+        into["weight_ih"][at] += d[..., units:]
 
 
 class OneByOne(Iterator[Any]):

@@ -185,17 +185,19 @@ def sigma(x: Any) -> Any:
 class OneUnit:
     """A network with one hidden unit: its derivatives written out, w of the unit itself first."""
 
-    def __init__(self, weights: dict[str, Any]) -> None:
+    def __init__(self, weights: dict[str, Any], depth: int | None) -> None:
         self.w = np.concatenate([weights["weight_hh"][0], weights["weight_ih"][0]])
         self.v = weights["readout_weight"].copy()
+        self.depth = depth
 
     def start(self) -> None:
-        self.h, self.p = 0.0, np.zeros_like(self.w)
+        self.h, self.p, self.steps = 0.0, np.zeros_like(self.w), []
 
     def step(self, symbol: int) -> Any:
         z = np.concatenate([[self.h], np.eye(len(self.w) - 1)[symbol]])
         self.h = sigma(self.w @ z)
         self.p = self.h * (1 - self.h) * (self.w[0] * self.p + z)
+        self.steps.append((self.h * (1 - self.h), z))
         self.seen = np.concatenate([[self.h], z[1:]])[: self.v.shape[1]]
         self.out = sigma(self.v @ self.seen)
         return self.out
@@ -204,13 +206,19 @@ class OneUnit:
         delta = lr * (target - self.out) * self.out * (1 - self.out)
         back = delta @ self.v[:, 0]
         self.v += np.outer(delta, self.seen)
+        if self.depth is not None:
+            self.p, through = np.zeros_like(self.w), 1.0
+            for slope, z in self.steps[: -self.depth - 2 : -1]:
+                through *= slope
+                self.p = self.p + through * z
+                through *= self.w[0]
         self.w += back * self.p
 
 
-def pair(nets: TwoNets, weights: dict[str, Any], k: int) -> list[OneUnit]:
+def pair(nets: TwoNets, weights: dict[str, Any], k: int, depth: int | None) -> list[OneUnit]:
     """The two networks of a trial."""
     return [
-        OneUnit({n: weights[f"{part}.{n}"][k] for n in nets.chunker.shapes})
+        OneUnit({n: weights[f"{part}.{n}"][k] for n in nets.chunker.shapes}, depth)
         for part in ("automatizer", "chunker")
     ]
 
@@ -254,17 +262,18 @@ def strings(rng: Any, symbols: int, trials: int, sequences: int, steps: int) -> 
     direct=st.booleans(),
     state=st.sampled_from(["hidden", "all"]),
     threshold=st.sampled_from([0.3, 0.6, 0.8]),
+    depth=st.sampled_from([None, 0, 1, 3]),
 )
 def test_the_chunker_is_its_procedure_one_number_at_a_time(
-    seed: int, direct: bool, state: Any, threshold: float
+    seed: int, direct: bool, state: Any, threshold: float, depth: int | None
 ) -> None:
     """Trials side by side, against each trial by itself."""
     nets = TwoNets(symbols=3, direct=direct, state=state, initial=2.0)
     weights = stacked(nets, 3, seed)
     chunk = strings(np.random.default_rng(seed), 3, 3, 4, 5)
-    pairs = [pair(nets, weights, k) for k in range(3)]
+    pairs = [pair(nets, weights, k, depth) for k in range(3)]
     rates = [1.0, 0.0, 0.4]
-    [found] = Chunking(nets, weights, [chunk], rates, threshold=threshold)
+    [found] = Chunking(nets, weights, [chunk], rates, threshold=threshold, depth=depth)
     for k, (a, c) in enumerate(pairs):
         for n, length in enumerate(chunk.lengths[k]):
             string = [*chunk.inputs[k, n, :length], chunk.targets[k, n, length - 1]]
@@ -383,6 +392,9 @@ def test_bad_input_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="a chunk must be symbols"):
             next(RTRL(network, weights, [wrong], 0.1))
+    nets = TwoNets(symbols=3)
+    with pytest.raises(ValueError, match="depth must be"):
+        Chunking(nets, stacked(nets, 2, 0), [chunk], 0.1, depth=-1)
     x, targets, _ = a_class_to_remember(np.random.default_rng(0), 4)
     options = {"right": within(0.2), "cap": 10}
     for inputs, wanted in ((x[0], targets), (x, targets[:2])):
