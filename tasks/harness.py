@@ -410,8 +410,9 @@ class Task:
         unit of work of its own. An experiment of one configuration leaves this alone.
     data : the data sets that a run at given settings reads; they are found, or fetched, and
         verified before anything is trained. `train` reads them by `work.dataset`.
-    stack : how many trials of a variant make a unit of work. More than one where `train` trains
-        them side by side, on an axis of their own, and each to the same bits as alone.
+    stack : how many trials of a variant make a unit of work, or a function of the variant that
+        says so. More than one where `train` trains them side by side, on an axis of their own, and
+        each to the same bits as alone.
     train : trains the trials of one unit of work; see `tasks.work.Work` for what it is given.
     rows : the comparison, made from the finished run.
     figures : matplotlib figures by file name without ".png"; draw with `tasks.plots`.
@@ -441,4 +442,4 @@ class Task:
     live: Callable[[Figure, int, Mapping[str, np.ndarray]], None] | None = None
     tour: bool = False
     tour_trials: int | None = None
-    stack: int = 1
+    stack: int | Callable[[str], int] = 1

@@ -94,7 +94,7 @@ def run_units(
             save_every=options.save_every,
         )
         for variant in task.variants(settings)
-        for trials in _stacks(task, settings)
+        for trials in _stacks(task, settings, variant)
     ]
     finished: dict[str, UnitResult] = {}
     if options.resume:
@@ -129,10 +129,11 @@ def run_units(
     return [finished[unit.name] for unit in units]
 
 
-def _stacks(task: Task, settings: Any) -> list[tuple[int, ...]]:
+def _stacks(task: Task, settings: Any, variant: str) -> list[tuple[int, ...]]:
     """The trials in order, cut into stacks of `task.stack`."""
+    size = task.stack if isinstance(task.stack, int) else task.stack(variant)
     numbers = range(settings.trials)
-    return [tuple(numbers[i : i + task.stack]) for i in range(0, settings.trials, task.stack)]
+    return [tuple(numbers[i : i + size]) for i in range(0, settings.trials, size)]
 
 
 def _train_here(

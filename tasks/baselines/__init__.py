@@ -3,13 +3,14 @@
 `tasks/baselines/NAME.json` holds, for experiment NAME, the trials of earlier runs: their settings,
 each variant's results and curves, trial by trial. It is made from a finished run's folder by
 
-    python -m tasks run adding --out runs
+    python -m tasks run adding --cell library --out runs
     python -m tasks.baselines runs/adding-document
 
 which replaces what the file held of the same variants of a run with the same settings. Which cell
 was trained, and with which output (`--cell`, `--output`), are no such settings: runs that differ in
-them alone are columns of one table. With `--no-curves` results are kept, a line a trial, and no
-curves: enough to make a table again (see `tasks.papers_table`).
+them alone are columns of one table; nor are those of the 1997 network in `adding`, whose trials
+stand beside the cells'. With `--no-curves` results are kept, a line a trial, and no curves: enough
+to make a table again (see `tasks.papers_table`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from tasks.harness import UsageError
 __all__ = ["Baseline", "Column", "committed", "load", "take"]
 
 FOLDER = Path(__file__).parent
-NAMED_BY_VARIANT = ("cell", "output")
-"""Settings that say which variants are trained."""
+NAMED_BY_VARIANT = ("cell", "output", "paper", "cap", "cap_long", "cap_modern")
+"""Settings that say which variants are trained, or that only the paper's network has."""
 DIGITS = 6
 """Significant digits of what is kept."""
 

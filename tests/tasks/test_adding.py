@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 import microtensor as mt
 from models.adding import Adding
-from tasks import adding, baselines, readers_cell
+from tasks import adding, baselines, pairs, readers_cell
 from tasks.adding import AddingSettings, columns, draw, share_wrong_of_mean, train, variance
+from tasks.harness import Run, Trial
+from tasks.online import Look, show
 from tasks.work import Hooks, Interrupted, Work
 
 seeds = st.integers(0, 2**32 - 1)
@@ -191,7 +193,7 @@ def own(tmp_path: Path) -> str:
 
 
 def test_quick_judges_the_data_only(tasks_cli: Any) -> None:
-    done = tasks_cli("run adding --preset quick --check --json")
+    done = tasks_cli("run adding --preset quick --cell library --check --json")
     assert done.code == 0, done.stderr
     judged = {row["name"]: row["ok"] for row in done.json["rows"] if row["ok"] is not None}
     assert judged == {"variance of the targets drawn for the tests": True}
@@ -319,6 +321,85 @@ def test_faulty_data_make_check_exit_with_1(tasks_cli: Any, monkeypatch: Any) ->
     ]
 
 
+# -- the paper's network
+
+
+def test_the_papers_network_meets_its_rule_on_the_papers_data() -> None:
+    """Of every line: T, and that the criterion is the one of today's cells, of 2000 sequences."""
+    s = AddingSettings(paper=("100", "100_logistic", "500", "1000", "modern"))
+    for name in s.paper:
+        problem = adding.problem(s, name)
+        assert problem.network.count == 93
+        drawn = problem.stream(None).draw(mt.Generator(3), 7)  # type: ignore[arg-type]
+        reading = adding.READINGS[name]
+        same = draw(mt.Generator(3), 7, reading.length)
+        np.testing.assert_array_equal(drawn.inputs.swapaxes(0, 1), same.x)
+        np.testing.assert_array_equal(drawn.targets[:, 0], same.target)
+        np.testing.assert_array_equal(drawn.lengths, same.lengths)
+        solved = problem.stages[-1].reached
+        for errors in (np.full(2000, 0.009), np.full(2000, 0.011), np.r_[0.05, np.zeros(1999)]):
+            assert solved(Look(5000, errors, None)) == adding.is_solved(errors)
+    first = adding.READINGS["100"].network.first_weights(mt.Generator(0))
+    assert first["bias_ih"][:2].tolist() == [-3, -6]
+
+
+def test_a_test_is_scored_on_its_largest_errors() -> None:
+    net = adding.READINGS["100"].network
+    weights = {name: w[None] for name, w in net.first_weights(mt.Generator(1)).items()}
+    [tested] = show(net, weights, [draw(mt.Generator(2), 50, 20).drawn()])
+    error = np.abs(tested.outputs - tested.drawn.targets)[:, 0].astype("float64")
+    scored = pairs.score(tested)
+    assert scored["wrong"] == (error >= 0.04).sum() > 0
+    assert scored["mean_error"] == pytest.approx(error.mean(), rel=1e-6)
+    assert scored["mse"] == pytest.approx((error**2).mean(), rel=1e-6)
+    assert scored["rmse"] == pytest.approx(scored["mse"] ** 0.5)
+
+
+def papers_run(solved: bool, sequences: int, wrong: int) -> Run:
+    """A run of the paper's network whose trials all came to these results."""
+    s = AddingSettings(cell="paper", paper=("100", "100_logistic"), trials=3)
+    values = {"solved": solved, "solved_sequences": sequences, "solved_wrong": wrong}
+    values |= {name.replace("solved", "nearly"): value for name, value in values.items()}
+    trials = [Trial(k, values, variant=f"paper_{name}") for name in s.paper for k in range(3)]
+    return Run(s, "document", 0, "numpy", tuple(trials), ())
+
+
+def test_verdicts_on_the_papers_network() -> None:
+    """Within a factor of two of 74,000, at most ten wrong; the literal text is not judged so."""
+
+    def verdicts(*results: Any) -> dict[str, bool]:
+        rows = adding.rows(papers_run(*results))
+        return {row.name: row.ok for row in rows if row.ok is not None}
+
+    linear, literal = (adding.READINGS[name].title for name in ("100", "100_logistic"))
+    names = ("trials that succeed", "sequences until success, mean", "wrong in the test, mean")
+    names = tuple(f"T = 100, {linear}: {name}" for name in names)
+    good = verdicts(True, 147_000, 10)
+    assert all(good.values())
+    assert set(names) < good.keys()
+    assert not any(name.startswith(f"T = 100, {literal}:") for name in good)
+    assert [verdicts(True, 149_000, 11)[name] for name in names] == [True, False, False]
+    failed = verdicts(False, 1_500_000, 40)
+    assert failed[names[0]] is failed[f"T = 100, {literal}, nearly: {names[0][-19:]}"] is False
+
+
+def test_the_papers_network_alone_and_beside_the_cells(tasks_cli: Any) -> None:
+    words = "run adding --preset quick --cell paper --paper 100 100_logistic --check --json"
+    done = tasks_cli(f"{words} --cap 20")
+    assert done.code == 0, done.stderr
+    judged = {row["name"] for row in done.json["rows"] if row["ok"] is not None}
+    assert judged == {"weights of the paper's network", "T = 100: variance of 4096 targets"}
+    assert "Table 7" in done.stderr
+    assert "committed" not in done.stderr
+    figures = sorted(path.name for path in done.out.rglob("*.png"))
+    assert figures == ["answers.png", "papers_curves.png", "running_sum.png", "solved.png"]
+    variants = set(adding.TASK.variants(AddingSettings()))
+    assert variants == set(columns(AddingSettings())) | set(adding.lines(AddingSettings()))
+    assert "paper_1000" not in variants
+    assert not adding.lines(AddingSettings(cell="gru"))
+    assert adding.TASK.variants(AddingSettings(cell="gru")) == ("gru_linear",)
+
+
 # -- the committed columns
 
 
@@ -330,7 +411,8 @@ def test_the_committed_columns_are_of_the_documents_settings() -> None:
     for name in baselines.NAMED_BY_VARIANT:
         del expected[name]
     assert known.settings == expected
-    assert {"rnn_linear", "lstm_linear"} <= set(known.columns) <= set(columns(documented))
+    lines = {f"paper_{name}" for name in adding.READINGS}
+    assert {"rnn_linear", "lstm_linear"} <= set(known.columns) - lines <= set(columns(documented))
     for column in known.columns.values():
         assert len(column.trials) == documented.trials >= 10
     assert baselines.load("adding", length=77) is None
