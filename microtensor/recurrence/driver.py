@@ -97,7 +97,7 @@ def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     """What runs a call: the Numba driver, if it is wanted and can."""
     if driver() != "numba" or xp is not np or call.trials is not None:
         return arrays
-    if not made_for(call.program.cell):
+    if not made_for(call.program.cell) or not loops.fits(operands, call):
         return arrays
     masked = call.mask is not None or call.valid is not None
     x, h = operands[0], operands[1]

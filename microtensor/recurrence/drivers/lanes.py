@@ -381,6 +381,31 @@ for _function, _sign_ in (
 # In and out
 
 
+@intrinsic
+def stay_apart(context: Any) -> Any:
+    """Keeps the function that says so from being copied to where it is called: that takes time."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def address_of(context: Any, array: Any) -> Any:
+    """Where the numbers of an array stand; 0 if there are none."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(array)(context, builder, arguments[0])
+        address = builder.ptrtoint(made.data, made.nitems.type)
+        nothing = ir.Constant(made.nitems.type, 0)
+        empty = builder.icmp_signed("==", made.nitems, nothing)
+        return builder.select(empty, nothing, address)
+
+    return types.intp(array), generate
+
+
 class Access(NamedTuple):
     """How lanes of one type come from flat contiguous arrays and return; offsets in elements."""
 
@@ -388,6 +413,8 @@ class Access(NamedTuple):
     store: Any  # store(array, i, lanes)
     spread: Any  # spread(array, i): element i in every lane
     real: Any  # real(number): a float in every lane
+    peek: Any  # peek(address, i): element i of the array that stands there
+    poke: Any  # poke(address, i, number)
 
 
 @cache
@@ -440,4 +467,23 @@ def of(dtype: str, width: int) -> Access:
 
         return lanes(element), generate
 
-    return Access(load, store, spread, real)
+    def element_at(builder: Any, arguments: Any) -> Any:
+        kind = lanes.vector.element.as_pointer()
+        return builder.gep(builder.inttoptr(arguments[0], kind), [arguments[1]])
+
+    @intrinsic
+    def peek(context: Any, address: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.load(element_at(builder, arguments), align=size)
+
+        return element(types.intp, types.intp), generate
+
+    @intrinsic
+    def poke(context: Any, address: Any, i: Any, number: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.store(arguments[2], element_at(builder, arguments), align=size)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp, element), generate
+
+    return Access(load, store, spread, real, peek, poke)

@@ -13,7 +13,8 @@ array `m`, and all sizes and places in a second one, `s`. The places:
   first. Padded units have weights 0, and no sum ever runs over them.
 
 Two functions are printed for a cell, in two variants: without and with masks for recurrent dropout
-and for sequences of different lengths. Their products are a third, the same for all cells.
+and for sequences of different lengths. What all cells share is a module of its own: the products,
+and the moves of numbers between `m` and the user's arrays (moves.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from microtensor.recurrence import symbols
 from microtensor.recurrence.derivation import Derivation, parts
 from microtensor.recurrence.drivers import scalars
+from microtensor.recurrence.drivers.moves import GROUPS, WEIGHTS, arrays_of, lines_of
 from microtensor.recurrence.drivers.printing import DEAR, Program
 from microtensor.recurrence.symbols import Symbol
 
@@ -32,10 +34,12 @@ from microtensor.recurrence.symbols import Symbol
 NUMBERS = (
     *("T", "B", "H", "P", "I", "X"),  # X: inputs, rounded up
     *("F", "M", "R"),  # the length of a row of hx, of z, of record
-    *("record_step", "g_step"),  # from step to step; 0 where all steps use the same place
+    "C",  # steps of a block of the backward pass
+    "record_step",  # from step to step; 0 where all steps use the same place
     *("hx", "record", "z", "weight", "unit", "mask", "valid"),
     *("dz", "g", "dh", "edge", "back", "back_x", "dx", "dw", "d_unit"),
-    *("weights_wanted", "input_wanted"),
+    *[f"{name}_end" for name in GROUPS],  # of each group in the table of moves
+    "nothing",  # 0; behind it stand the addresses of the arrays that a pass is called with
 )
 ROWS_AT_ONCE = 256  # of the long product of a weight gradient: what stays in the nearest cache
 
@@ -54,9 +58,13 @@ def _flushed(variable: str) -> str:
     return f"{variable} = ({variable} + faint) - faint"
 
 
-def product_source(dtype: str, width: int, rows: int) -> str:
-    """The product of matrices, as a module.
+def common_source(dtype: str, width: int, rows: int) -> str:
+    """What the loops of all cells call, as a module.
 
+    `put` makes some of the moves into `m`, and `take` some of those out of it. An array without
+    elements is not there, and counts as zeros.
+
+    The product of matrices is
     c[r, j] = sum over k of a[r, k] b[k, j], where the k are `groups` times `count`. Blocks of
     `rows` times two lanes stay in registers.
     """
@@ -108,9 +116,21 @@ def product_source(dtype: str, width: int, rows: int) -> str:
     lines += [f"            j += {width}"]
     arguments = "a, a_row, a_k, a_group, b, b_k, c, c_row, rows, groups, count, columns"
     kinds = ", ".join([f"{dtype}[::1]", *["intp"] * 12, "boolean"])
+    some = f"{dtype}[::1], int64[::1], int64[:, ::1], intp, intp, intp, intp"
     return "\n".join(
         [
-            *_header(dtype, width, ()),
+            *_header(dtype, width, ("stay_apart",), "from numpy import uint64"),
+            *_function("put(m, s, moves, first, last, start, stop)", some),
+            *lines_of(
+                len(NUMBERS) - 1,
+                ("if address != 0 and add", "m[p] += peek(address, q)"),
+                ("elif address != 0", "m[p] = peek(address, q)"),
+                ("elif not add", "m[p] = 0"),
+            ),
+            *("", ""),
+            *_function("take(m, s, moves, first, last, start, stop)", some),
+            *lines_of(len(NUMBERS) - 1, ("if address != 0", "poke(address, q, m[p])")),
+            *("", ""),
             *_function(f"product(m, {arguments}, more)", kinds),
             *lines,
             "",
@@ -127,7 +147,7 @@ def _header(dtype: str, width: int, functions: Sequence[str], *imports: str) -> 
         f"from microtensor.recurrence.drivers.lanes import {', '.join(['of', *functions])}",
         *imports,
         "",
-        f'load, store, spread, real = of("{dtype}", {width})',
+        f'load, store, spread, real, peek, poke = of("{dtype}", {width})',
         "",
         "",
     ]
@@ -183,6 +203,9 @@ class Loops:
     runs
         (first row, last + 1, kind) of rows that meet the same part of [x; 1; h]: kind "" for all,
         "h" and "x" for the two halves of gates apart.
+    pieces
+        (first row, last + 1, gate, kind) of rows that stand side by side in the user's weights too,
+        from that gate on.
     kept
         What a row of `record` consists of, P numbers each: names of the old state, then variables.
     """
@@ -207,6 +230,15 @@ class Loops:
                 first = self.runs[-1][1] if self.runs else 0
                 self.runs.append((first, first + len(names), kind))
         self.heard = len(by_kind[""]) + len(by_kind["h"])
+        self.pieces: list[tuple[int, int, int, str]] = []
+        for row, name in enumerate(self.rows):
+            kind = "" if name in cell.gates else name[-1]
+            gate = cell.gates.index(name[:-2] if kind else name)
+            last = self.pieces[-1] if self.pieces else None
+            if last and last[3] == kind and last[2] + row - last[0] == gate:
+                self.pieces[-1] = (last[0], row + 1, *last[2:])
+            else:
+                self.pieces.append((row, row + 1, gate, kind))
         h, *others = cell.state
         self.kept: list[str] = [*([h] if general else []), *others]
         self.stored = stored_of(d, self.names)
@@ -233,6 +265,11 @@ class Loops:
 
     # -- forward
 
+    @staticmethod
+    def _whole(width: int, statement: str) -> list[str]:
+        """What is done for all sequences and units."""
+        return ["for b in range(B):", f"    for j in range(0, P, {width}):", f"        {statement}"]
+
     def forward(self, width: int) -> list[str]:
         """The loop over all steps."""
         d, h = self.derivation, self.cell.state[0]
@@ -257,7 +294,13 @@ class Loops:
         lines += [f"store(m, {self._record(name)}, {name})" for name in self.stored.values()]
         for name in self.cell.state:
             lines.append(f"store(m, {self._state(name, later=True)}, {self.names[name]}new)")
+        first = [self._moves("put", "enter", "0", "T")]
+        if self.general:
+            old = _at("record + b * R + j", self.kept.index(h))
+            seen = f"load(m, {old}) * load(m, mask + b * P + j)"
+            first += self._whole(width, f"store(m, hx + b * F + I + 1 + j, {seen})")
         return [
+            *first,
             "for t in range(T):",
             *[f"    {line}" for run in self.runs for line in self._product_forward(*run)],
             "    for b in range(B):",
@@ -265,7 +308,15 @@ class Loops:
             "            at_z, at_h = z + b * M + j, hx + (t * B + b) * F + I + 1 + j",
             "            at_record = record + t * record_step + b * R + j",
             *[f"            {line}" for line in lines],
+            self._moves("take", "leave", "0", "T"),
         ]
+
+    @staticmethod
+    def _moves(function: str, group: str, start: str = "0", stop: str = "0") -> str:
+        """The statement that makes a group of moves, the steps among them from start to stop."""
+        at = GROUPS.index(group)
+        before = f"{GROUPS[at - 1]}_end" if at else "0"
+        return f"{function}(m, s, moves, {before}, {group}_end, {start}, {stop})"
 
     @staticmethod
     def _part(kind: str) -> tuple[str, str]:
@@ -283,7 +334,7 @@ class Loops:
     # -- backward
 
     def backward(self, width: int) -> list[str]:
-        """The loop back over a block of steps, and the products that follow it."""
+        """The loop back over blocks of steps, and the products that follow each."""
         d = self.derivation
         symbols_of = {name: Symbol("input", ("arrives", name)) for name in self.cell.state}
         own = {name: Symbol("input", ("own", name)) for name in self.cell.state}
@@ -335,7 +386,9 @@ class Loops:
         for k, name in enumerate(self.cell.per_unit):
             place = _at("d_unit + j", k)
             lines.append(f"store(m, {place}, load(m, {place}) + d_{self.names[name]})")
-        return [
+        block = [
+            "stop = min(T, start + C)",
+            self._moves("put", "arrive", "start", "stop"),
             "for t in range(stop - 1, start - 1, -1):",
             "    for b in range(B):",
             f"        for j in range(0, P, {width}):",
@@ -347,6 +400,25 @@ class Loops:
             "    product(m, dz + (t - start) * B * M, M, 1, P, back, P,",
             f"            dh, P, B, {self.heard}, H, P, False)",
             *self._products_backward(),
+            self._moves("take", "pass_on", "start", "stop"),
+        ]
+        gradients = [f"of_{name}.size" for name in WEIGHTS]
+        last = []
+        if self.cell.state[0] in self.edges:  # two ways lead to the first h
+            at = self.edges.index(self.cell.state[0])
+            place = _at(f"edge + b * {len(self.edges)} * P + j", at)
+            dropped = " * load(m, mask + b * P + j)" if self.general else ""
+            both = f"load(m, {place}) + load(m, dh + b * P + j){dropped}"
+            last = self._whole(width, f"store(m, {place}, {both})")
+        return [
+            f"weights_wanted, input_wanted = {' + '.join(gradients)} > 0, of_x.size > 0",
+            self._moves("put", "return"),
+            "if input_wanted:",
+            f"    {self._moves('put', 'return_x')}",
+            "for start in range((T - 1) // C * C, -1, -C):",
+            *[f"    {line}" for line in block],
+            *last,
+            self._moves("take", "total"),
         ]
 
     def _arrivals(self, name: str) -> list[str]:
@@ -355,7 +427,7 @@ class Loops:
         if name == self.cell.state[0]:
             dropped = " * load(m, mask + b * P + j)" if self.general else ""
             terms += [f"load(m, dh + b * P + j){dropped}"]
-            terms += ["load(m, g + (t - start) * g_step + b * P + j)"]
+            terms += ["load(m, g + ((t - start) * B + b) * P + j)"]
         if name in self.edges:
             terms += [f"load(m, {_at('at_edge', self.edges.index(name))})"]
         variable = f"arrives_{self.names[name]}"
@@ -392,33 +464,39 @@ class Loops:
 
     # -- whole modules
 
-    def source(self, dtype: str = "float32", width: int = 16, product: str = "product") -> str:
-        """The module of both loops; `product` is the name of the one that has the product."""
-        unpack = [f"{name} = s[{i}]" for i, name in enumerate(NUMBERS)]
+    def source(self, dtype: str = "float32", width: int = 16, common: str = "common") -> str:
+        """The module of both passes; `common` is the name of the one that all cells share."""
         forward, backward = self.forward(width), self.backward(width)
         text = "\n".join([*forward, *backward])
         known = ("tanh", "sigmoid", "relu", "where", *sorted(symbols.PLAIN), "maximum", "clip")
         functions = [n for n in dict.fromkeys((*known, "power")) if re.search(rf"\b{n}\(", text)]
-        kinds = f"{dtype}[::1], int64[::1]"
-        faint = "2.0**-80" if dtype == "float32" else "2.0**-920"
-
-        def body(lines: list[str]) -> list[str]:
-            used = set(re.findall(r"\w+", "\n".join(lines)))
-            needed = [line for line in unpack if line.split(" ")[0] in used]
-            needed += [f"faint = real({faint})"] * ("faint" in used)
-            return [f"    {line}" for line in [*needed, *lines]]
-
         return "\n".join(
             [
                 f"# cell {self.cell.name}: rows of z {', '.join(self.rows)}; "
                 f"of record {', '.join(self.kept) or 'none'}",
-                *_header(dtype, width, functions, f"from {product} import product"),
-                *_function("forward(m, s)", kinds),
-                *body(forward),
+                *_header(
+                    *(dtype, width, ["address_of", *functions]),
+                    f"from {common} import product, put, take",
+                ),
+                *self._pass("forward", dtype, arrays_of(self.cell), forward),
                 "",
                 "",
-                *_function("backward(m, s, start, stop)", f"{kinds}, intp, intp"),
-                *body(backward),
+                *self._pass("backward", dtype, arrays_of(self.cell, backward=True), backward),
                 "",
             ]
         )
+
+    @staticmethod
+    def _pass(title: str, dtype: str, arrays: Mapping[str, int], lines: list[str]) -> list[str]:
+        """One of the two functions: its head, the numbers that it uses, and its statements."""
+        kinds = [f"{dtype}[{':, ' * (axes - 1)}::1]" for axes in arrays.values()]
+        kinds = [f"{dtype}[::1]", "int64[::1]", "int64[:, ::1]", *kinds]
+        used = set(re.findall(r"\w+", "\n".join(lines)))
+        head = [f"{number} = s[{i}]" for i, number in enumerate(NUMBERS) if number in used]
+        if "faint" in used:
+            head.append(f"faint = real({'2.0**-80' if dtype == 'float32' else '2.0**-920'})")
+        head += [f"s[{len(NUMBERS) + i}] = address_of({name})" for i, name in enumerate(arrays)]
+        return [
+            *_function(f"{title}(m, s, moves, {', '.join(arrays)})", ", ".join(kinds)),
+            *[f"    {line}" for line in [*head, *lines]],
+        ]

@@ -515,7 +515,7 @@ def _module(dtype: str, width: int, head: Sequence[str], text: Sequence[str]) ->
         f"from microtensor.recurrence.drivers.lanes import {', '.join(['of', *functions])}",
         *head[1:],
         "",
-        f'load, store, spread, real = of("{dtype}", {width})',
+        f'load, store, spread, real, *_ = of("{dtype}", {width})',
         f"L = {width}",
     ]
     return "\n".join([*first, *text, ""])
