@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -152,6 +153,8 @@ class Recurrent(Module):
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self._names = tuple(parameter_shapes(cell, 1, 1, bias))
+        alone = self.num_layers * self.directions == 1
+        self._only = tuple([name + _suffix(0, 0) for name in self._names]) if alone else ()
         if self.block_size > 1 and not cell.per_block:
             raise ValueError(
                 f"block_size is {block_size}, but cell {cell.name} has no gates per block"
@@ -214,6 +217,12 @@ class Recurrent(Module):
         ValueError
             If a shape does not fit, or a length is out of range; TypeError for a wrong dtype.
         """
+        key, tensors = self._key(x, state, lengths)
+        known = _made.get(self, _NONE).get(key)
+        if known is not None:
+            first, run = known
+            output, *last = sequence(tensors[0], *first, *tensors[1:], run=run)
+            return output, tuple(last) if len(last) > 1 else last[0]
         lead = len(self._lead)
         alone = x.ndim - lead == 2
         self._check_input(x, lead)
@@ -242,12 +251,46 @@ class Recurrent(Module):
         if padding is not None:
             x = where(padding.over(x.ndim), x, 0.0)
 
+        if key is not None and not alone:
+            self._remember(key, tensors, [value[0] for value in values] if state is None else [])
         new = finals[0]
         if len(finals) > 1:
             new = tuple([concatenate(list(v), axis=lead) for v in zip(*finals, strict=True)])
         if alone:
             x, new = squeeze(x, of_batch), tuple([squeeze(value, lead + 1) for value in new])
         return x, new if several else new[0]
+
+    def _key(self, x: Any, state: Any, lengths: Any) -> tuple[Any, list[Any]]:
+        """All that a call depends on beside the numbers, and its tensors; None if it is not plain.
+
+        Plain is one layer in one direction without masks. A small one is computed in less time than
+        it takes to look at what it was called with; so what was found is kept in `_made`.
+        """
+        mode, mine = modes.current.get(), vars(self)
+        masked = lengths is not None or (self.recurrent_dropout and self.training)
+        if masked or mode.anomaly or not mine.get("_only"):
+            return None, []
+        several = isinstance(state, tuple | list)
+        states = state if several else () if state is None else (state,)
+        tensors = [x, *states, *[mine[name] for name in self._only]]
+        key = [driver(), mode.recording, self.batch_first, self.trials, several]
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                return None, []
+            array = tensor.data
+            key += (tensor.requires_grad, type(array), array.dtype, array.shape)
+        return tuple(key), tensors
+
+    def _remember(self, key: Any, tensors: list[Any], first: list[Any]) -> None:
+        """Keep what is known of a call, if it was one fused operation."""
+        time = len(self._lead) + (1 if self.batch_first else 0)
+        operands = (tensors[0], *first, *tensors[1:])
+        run = self._run_of(operands, self._names, time, False, None, None)
+        if run.call.program is not None:
+            made = _made.setdefault(self, {})
+            if len(made) > 100:  # lengths that may never come again
+                made.clear()
+            made[key] = tuple(first), run._replace(call=run.call._replace(kept={}))
 
     def _check_input(self, x: Any, lead: int) -> None:
         name = type(self).__name__
@@ -305,20 +348,31 @@ class Recurrent(Module):
         padding: Padding | None,
     ) -> tuple[Any, ...]:
         """The same for a cell: fused, or step by step."""
-        assert isinstance(self.cell, Cell)
         operands = (x, *state, *weights.values())
+        run = self._run_of(operands, tuple(weights), time, reverse, mask, padding)
+        made: Any = in_steps if run.call.program is None else sequence
+        return made(*operands, run=run)  # type: ignore[no-any-return]
+
+    def _run_of(
+        self,
+        operands: Sequence[Any],
+        names: tuple[str, ...],
+        time: int,
+        reverse: bool,
+        mask: Array | None,
+        padding: Padding | None,
+    ) -> Run:
+        assert isinstance(self.cell, Cell)
         program = self.cell.program if _may_fuse(operands) else None
         recorded = modes.is_grad_enabled() and any(
             operand.requires_grad for operand in operands if isinstance(operand, Tensor)
         )
         valid = None if padding is None else padding.over_time()
         call = arrays.Call(
-            *(program, tuple(weights), time, reverse, mask, valid, recorded),
+            *(program, names, time, reverse, mask, valid, recorded),
             *(self.block_size, self.trials),
         )
-        run = Run(self.cell, padding, call)
-        made: Any = in_steps if program is None else sequence
-        return made(*operands, run=run)  # type: ignore[no-any-return]
+        return Run(self.cell, padding, call)
 
     def _weights(self, k: int, direction: int) -> dict[str, Any]:
         """The parameters of layer k in one direction, by their names without the suffix."""
@@ -544,6 +598,8 @@ class GRU(Recurrent):
             generator=generator,
         )
         self.reset = check_reset(reset)
+        if reset == "before":
+            self._only = ()
 
     def _run_cell(
         self,
@@ -643,6 +699,12 @@ class Run(NamedTuple):
     cell: Cell
     padding: Padding | None
     call: arrays.Call
+
+
+# What is known of calls that layers have made: the first state, if none was given, and the `Run`.
+# It is no attribute of theirs, so that it is neither copied nor saved.
+_made: WeakKeyDictionary[Recurrent, dict[Any, tuple[tuple[Any, ...], Run]]] = WeakKeyDictionary()
+_NONE: dict[Any, Any] = {}
 
 
 def in_steps(*operands: Any, run: Run) -> tuple[Any, ...]:

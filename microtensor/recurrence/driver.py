@@ -94,7 +94,7 @@ def _default() -> str:
 
 
 def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
-    """What runs a call: the Numba driver, if it is wanted and can."""
+    """What runs a call: the Numba driver, if it is wanted and can; noted, if it is."""
     if driver() != "numba" or xp is not np or call.trials is not None:
         return arrays
     if not made_for(call.program.cell) or not loops.fits(operands, call):
@@ -103,6 +103,8 @@ def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     x, h = operands[0], operands[1]
     error = loops.prepare(call.program, x.dtype, h.shape[-1], masked)
     if error is None:
+        if call.kept is not None:
+            call.kept["driver"] = loops
         return loops
     if _driver.get() == "numba" and error not in _told:
         _told.append(error)
@@ -117,7 +119,10 @@ def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
 
 def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any, arrays.Lease]:
     """All steps of a layer: (output, final state), and what `backward` will need."""
-    found: tuple[Any, arrays.Lease] = _module(xp, operands, call).forward(xp, operands, call)
+    module: Any = call.kept.get("driver") if call.kept else None
+    if module is None:
+        module = _module(xp, operands, call)
+    found: tuple[Any, arrays.Lease] = module.forward(xp, operands, call)
     return found
 
 

@@ -57,6 +57,7 @@ class Call(NamedTuple):
     recorded: bool  # whether a backward pass may come
     block_size: int = 1  # how many units share a gate that the cell has per block
     trials: int | None = None  # K, if every array has them as its first axis
+    kept: dict[str, Any] | None = None  # a driver's notes, of a call that comes with new numbers
 
 
 class Sizes(NamedTuple):

@@ -219,7 +219,12 @@ def _sizes(arrays: Sequence[Array], call: Call) -> Sizes:
 
 def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array, ...], Lease]:
     """The output and the final state, and the lease of the plan that backward will need."""
-    sizes = _sizes(arrays, call)
+    kept = call.kept
+    sizes = None if kept is None else kept.get("sizes")
+    if sizes is None:
+        sizes = _sizes(arrays, call)
+        if kept is not None:
+            kept["sizes"] = sizes
     lease = take(Plan, sizes.loops, sizes)
     plan: Plan = lease.plan
     if sizes.loops.general:
