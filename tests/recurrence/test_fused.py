@@ -4,6 +4,7 @@ Both are one function; `recurrence.driver` chooses. What is not compared with th
 memory: buffers that calls share must never be seen.
 """
 
+import copy
 import gc
 import weakref
 
@@ -336,6 +337,52 @@ def test_what_needs_no_gradient_gets_none(kind):
         mine, theirs = both_ways(layer, x, state)
         assert {"x", *names} & mine.keys() == {name}
         close(mine[name], theirs[name], name)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_layer_that_has_been_called_before_sees_what_has_changed(kind):
+    """What a call depends on is looked at once; the results are those of a layer that is new."""
+    rng = np.random.default_rng(0)
+    layer = spread(build(kind, generator=mt.Generator(0)), rng)
+
+    def check(*arguments):
+        layer(*arguments)
+        found, wanted = flat(layer(*arguments)), flat(copy.deepcopy(layer)(*arguments))
+        for a, b in zip(found, wanted, strict=True):
+            assert (a.dtype, a.requires_grad) == (b.dtype, b.requires_grad)
+            np.testing.assert_array_equal(host(a), host(b))
+
+    x, start = mt.tensor(rng.normal(size=(3, 3, 4))), draw_state(layer, rng)
+    state = bare([mt.tensor(value) for value in start])
+    check(x)
+    check(x, state)
+    check(x[:2], state)
+    with mt.no_grad():
+        check(x)
+    for parameter in layer.parameters():
+        parameter.data = 0.5 * parameter.data
+    layer.weight_hh_l0 = nn.Parameter(2 * layer.weight_hh_l0.data)
+    check(x)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    check(x)
+    check(x, None, [1, 2, 3])
+    layer.batch_first = True
+    check(x)
+    layer.recurrent_dropout = 0.5
+    assert (host(layer(x)[0]) != host(layer(x)[0])).any()
+    layer.eval()
+    check(x)
+    with driver("steps"):
+        assert not is_fused(layer(x)[0])
+    with pytest.raises(ValueError, match="input_size"):
+        layer(x[..., :2])
+    with pytest.raises(ValueError, match="state"):
+        layer(x, bare([value[:, :2] for value in parts(state)]))
+    with pytest.raises(TypeError):
+        layer(x.astype("float32"))
+    layer.astype("float32")
+    check(x.astype("float32"))
 
 
 # -- buffers

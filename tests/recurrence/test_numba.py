@@ -145,6 +145,40 @@ def test_check_grads_through_the_driver(lengths):
 
 
 @pytest.mark.numba
+def test_arrays_that_compiled_code_does_not_know():
+    """Every second element, in reverse, transposed, not to be written: they are read all the same."""
+    rng = np.random.default_rng(0)
+    layer = spread(build("own_cell", 3, 5), rng)
+    for parameter in layer.parameters():
+        parameter.data = np.repeat(parameter.data[::-1], 2, axis=-1)[..., ::2].copy("A")
+        parameter.data = np.asfortranarray(parameter.data)
+    x = np.asfortranarray(rng.normal(size=(3, 4, 12)).astype("float64"))[::-1, :, ::4].swapaxes(
+        0, 1
+    )
+    state = [np.broadcast_to(rng.normal(size=(1, 1, 5)), (1, 3, 5)) for _ in range(2)]
+    assert not state[0].flags.writeable
+    leaves = [mt.Tensor(value, requires_grad=True) for value in (x, *state)]
+    mine, theirs = both_ways(layer, leaves[0], tuple(leaves[1:]), fast="numba")
+    for name, value in theirs.items():
+        close(mine[name], value, name)
+
+
+@pytest.mark.numba
+def test_weights_that_do_not_fit_are_refused():
+    """Not read beyond their end."""
+    layer, x = build("lstm", 3, 5), mt.ones((2, 2, 3), dtype="float64")
+    layer(x)
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_hh_l0"):
+        parameter = getattr(layer, name)
+        whole = parameter.data
+        parameter.data = whole[:-1].copy()
+        for chosen in ("numba", "steps"):
+            with driver(chosen), pytest.raises(ValueError):
+                layer(x)
+        parameter.data = whole
+
+
+@pytest.mark.numba
 def test_not_a_number_is_not_hidden():
     for dtype in ("float32", "float64"):
         layer, x = build("lstm", 4, 9, dtype=dtype), np.zeros((3, 2, 4), dtype)
