@@ -369,8 +369,8 @@ def test_a_layer_that_has_been_called_before_sees_what_has_changed(kind):
     check(x, None, [1, 2, 3])
     layer.batch_first = True
     check(x)
-    layer.recurrent_dropout = 0.5
-    assert (host(layer(x)[0]) != host(layer(x)[0])).any()
+    layer.recurrent_dropout = 1.0
+    check(x)
     layer.eval()
     check(x)
     with driver("steps"):

@@ -146,7 +146,7 @@ def test_check_grads_through_the_driver(lengths):
 
 @pytest.mark.numba
 def test_arrays_that_compiled_code_does_not_know():
-    """Every second element, in reverse, transposed, not to be written: they are read all the same."""
+    """Every second element, in reverse, transposed, not to be written: they are read as well."""
     rng = np.random.default_rng(0)
     layer = spread(build("own_cell", 3, 5), rng)
     for parameter in layer.parameters():
