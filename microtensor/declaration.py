@@ -129,6 +129,7 @@ class Plan:
         "arity",
         "declaration",
         "default_values",
+        "defaults",
         "joint",
         "keep",
         "kept",
@@ -153,6 +154,7 @@ class Plan:
         self.kept = tuple(kept)  # what is saved, of [*arguments, out, *residuals, *options]
         self.keep = picker(kept)
         self.options = tuple(options)  # the options among it
+        self.defaults = tuple([declaration.defaults[name] for name in options])
         self.default_values = self.option_values({})
         # For each argument in need: its rule, how many saved values that takes, the first of them,
         # what picks them all, and the argument's name.
@@ -161,8 +163,7 @@ class Plan:
 
     def option_values(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """The values of the options that are saved."""
-        defaults = self.declaration.defaults
-        return tuple([given.get(name, defaults[name]) for name in self.options])
+        return (*map(given.get, self.options, self.defaults),)
 
 
 class Declaration:

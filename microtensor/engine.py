@@ -153,16 +153,17 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
         if len(args) != arity and arity >= 0:
             args, options = declaration.bind(args, options)
         kind: Any = None  # the type of the arrays
-        tensors, needs = False, 0
+        tensors, needs, bit = False, 0, 1
         values: list[Any] = []
         parents = []
         for value in args:
             if isinstance(value, Tensor):
                 tensors = True
                 if value._requires_grad:
-                    needs |= 1 << len(values)
+                    needs |= bit
                     parents.append(value.place or value)
                 value = value.data
+            bit += bit
             cls = value.__class__
             if cls is not kind and cls not in _SCALARS:
                 if kind is not None or cls not in namespaces:
@@ -181,11 +182,11 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             out = _arrays(out, xp)
         if declaration.broadcasts and out.__class__ is kind and out.dtype == _FLOAT64:
             out = declaration.narrowed(out, values)
-        mode = _mode()
-        if mode.anomaly and tensors:
+        recording, anomaly, _ = _mode()
+        if anomaly and tensors:
             guards.check_forward(declaration.name, values, out, guards.users_frame(_frame(1)))
         plan = None
-        if needs and mode.recording:
+        if needs and recording:
             plan = plans.get(needs if arity >= 0 else (needs, len(values)))
             if plan is None:
                 plan = declaration.plan(needs, len(values))
@@ -195,7 +196,7 @@ def _recorder(declaration: Declaration) -> Callable[..., Any]:
             parents = [args[i].place or args[i] for i in plan.needed]
         kept = plan.option_values(options) if options else plan.default_values
         saved = plan.keep((*values, out, *residuals, *kept)) if plan.kept else ()
-        frame = guards.users_frame(_frame(1)) if mode.anomaly else _frame(1)
+        frame = guards.users_frame(_frame(1)) if anomaly else _frame(1)
         return _record(plan, None, None, tuple(parents), saved, out, frame)
 
     return operation
@@ -294,8 +295,8 @@ def _record(
     node.right = right
     node.more = parents
     node.saved = saved
-    if id(frame.f_globals) in LIBRARY:
-        frame = guards.users_frame(frame, LIBRARY)
+    while id(frame.f_globals) in LIBRARY and frame.f_back is not None:
+        frame = frame.f_back  # the user's line, or that of a layer
     node.code = frame.f_code
     node.instruction = frame.f_lasti
     node.kind = out.__class__
@@ -403,7 +404,6 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
     """
     _, anomaly, observer = _mode()
     first, sums, heap, create = arrivals.first, arrivals.sums, arrivals.heap, arrivals.create
-    like: Any = None
     latest: Any = None  # a node for the heap; often its turn is next, and it need not go there
     while heap or latest is not None:
         if latest is None:
@@ -451,28 +451,25 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
                 raw = rule(g, saved[i])
             else:
                 raw = rule(g, *pick(saved))
-            c = raw
-            if place.__class__ is Node:
-                like = place
+            c, cls = raw, place.__class__
+            if cls is tuple:
+                shape, dtype = place[0].shape[place[1]], place[0].dtype[place[1]]
             else:
-                like = None if place.__class__ is tuple else place.data
-            if (
-                like is None
-                or raw.__class__ is not kind
-                or raw.dtype is not like.dtype
-                or raw.shape != like.shape
-            ):
+                like = place if cls is Node else place.data
+                shape, dtype = like.shape, like.dtype
+            if raw.__class__ is not kind or raw.dtype is not dtype or raw.shape != shape:
                 c = _fit(raw, node, argument, place, create)
-                like = None if c.__class__ is IndexedCotangent else like
             if anomaly:
                 guards.check_backward(node, argument, c, g)
             # What `arrivals.add` does most often, written out: a sum goes on, or a node is reached.
-            if like is not None and place in sums:
+            if c.__class__ is not kind or cls is tuple:
+                arrivals.add(place, c)
+            elif place in sums:
                 total = sums[place]
                 total += c
-            elif like is not None and place not in first:
+            elif place not in first:
                 first[place] = c
-                if like is place:
+                if cls is Node:
                     if latest is not None:
                         heappush(heap, (-latest.number, latest))
                     latest = place

@@ -212,13 +212,12 @@ def all_finite(value: Any) -> bool:
     return xp is None or value.dtype.kind != "f" or bool(xp.isfinite(value).all())
 
 
-def users_frame(frame: Any, ours: set[int] | None = None) -> Any:
-    """The nearest frame that is not in the namespaces `ours`, or not in the package at all."""
+def users_frame(frame: Any) -> Any:
+    """The nearest frame that is not in the package."""
     package = __name__.partition(".")[0]
-    while frame.f_back is not None and (
-        frame.f_globals.get("__name__", "").partition(".")[0] == package
-        if ours is None
-        else id(frame.f_globals) in ours
+    while (
+        frame.f_back is not None
+        and frame.f_globals.get("__name__", "").partition(".")[0] == package
     ):
         frame = frame.f_back
     return frame

@@ -14,7 +14,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from microtensor import engine
 from microtensor.backend import Array, namespaces
 from microtensor.engine import primitive
-from microtensor.indexed import IndexedCotangent, add_at
+from microtensor.indexed import IndexedCotangent, add_at, is_basic
 from microtensor.ops.shape import reshape
 
 
@@ -41,7 +41,7 @@ def plain(index: Any, kind: type) -> Any:
     if index.__class__ in (int, slice):
         return index
     if index.__class__ is tuple:
-        return tuple([plain(part, kind) for part in index])
+        return index if is_basic(index) else tuple([plain(part, kind) for part in index])
     if isinstance(index, engine.Tensor):
         index = index.data
     if isinstance(index, list):

@@ -7,6 +7,7 @@ shape: (N, 1) against (N,) would broadcast to (N, N) and be silently wrong, so i
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -169,9 +170,9 @@ def _bce_in_steps(x: Any, target: Any, reduction: str) -> Any:
 @primitive(broadcasts=True, residuals=("p",), composite=_bce_in_steps)
 def _bce_with_logits(xp: Any, x: Array, target: Array, *, reduction: str) -> Any:
     rest = xp.log1p(xp.exp(-xp.absolute(x)))
-    losses = xp.maximum(x, 0) - x * target + rest
-    # sigmoid(x), of what is there already
-    return _reduced(xp, losses, reduction), xp.exp(xp.minimum(x, 0) - rest)
+    positive = xp.maximum(x, 0)
+    p = xp.exp(x - positive - rest)  # sigmoid(x), of what is there already
+    return _reduced(xp, positive - x * target + rest, reduction), p
 
 
 _bce_with_logits.vjp(
@@ -191,7 +192,14 @@ def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean
 
 
 def _classes_first(axis: int, ndim: int) -> tuple[int, ...]:
-    return (axis, *[i for i in range(ndim) if i != axis])
+    return (axis, *range(axis), *range(axis + 1, ndim))
+
+
+@functools.lru_cache(8)
+def _positions(n: int) -> np.ndarray:
+    positions = np.arange(n)
+    positions.flags.writeable = False
+    return positions
 
 
 def _cross_entropy_in_steps(
@@ -232,9 +240,9 @@ def _cross_entropy_rule(
     scale = g.reshape(-1) * weights
     flat = probabilities * scale
     flat.reshape(-1)[chosen] -= scale
-    order = _classes_first(axis, len(shape))
-    back = sorted(range(len(shape)), key=lambda i: order[i])
-    return (flat.reshape([shape[i] for i in order]).transpose(back),)
+    back = (*range(1, axis + 1), 0, *range(axis + 1, len(shape)))
+    lengths = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return (flat.reshape(lengths).transpose(back),)
 
 
 _cross_entropy.vjp_all(_cross_entropy_rule)
@@ -277,20 +285,21 @@ def cross_entropy(
         If labels are neither integers nor floats.
     """
     check_reduction(reduction)
-    axis = 0 if logits.ndim == 1 else axis
-    if not -logits.ndim <= axis < logits.ndim:
-        raise ValueError(f"cross_entropy: axis {axis} is out of range for shape {logits.shape}")
-    axis %= logits.ndim
+    array = logits.data if isinstance(logits, engine.Tensor) else logits
+    ndim = array.ndim
+    axis = 0 if ndim == 1 else axis
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"cross_entropy: axis {axis} is out of range for shape {array.shape}")
+    axis %= ndim
     if reduction == "trial" and axis == 0:
         raise ValueError(
             'cross_entropy: with reduction "trial" the first axis is the trials and cannot be the '
-            f"classes; logits of shape {logits.shape} have these along axis 0. Pass axis=-1"
+            f"classes; logits of shape {array.shape} have these along axis 0. Pass axis=-1"
         )
     target = target if hasattr(target, "dtype") else np.asarray(target)
-    array = logits.data if isinstance(logits, engine.Tensor) else logits
-    if target.dtype.kind == "f":
-        return _soft_cross_entropy(logits, target, weight, reduction, axis)
     labels = target.data if isinstance(target, engine.Tensor) else target
+    if labels.dtype.kind == "f":
+        return _soft_cross_entropy(logits, target, weight, reduction, axis)
     known = backend.of(labels)
     host = known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
@@ -313,7 +322,7 @@ def cross_entropy(
     xp = backend.namespaces[array.__class__]
     losses = _cross_entropy(
         logits,
-        chosen=xp.asarray(flat * flat.size + np.arange(flat.size)),
+        chosen=xp.asarray(flat * flat.size + _positions(flat.size)),
         weights=factors if isinstance(factors, float) else xp.asarray(factors),
         axis=axis,
         reduction="none" if reduction in ("none", "trial") else "sum",
@@ -351,6 +360,9 @@ def _soft_cross_entropy(logits: Any, target: Any, weight: Any, reduction: str, a
     return _reduce(losses, reduction)
 
 
+_UNSIGNED = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
+
+
 def _check_labels(
     labels: np.ndarray, shape: tuple[int, ...], axis: int, ignore_index: int
 ) -> np.ndarray | None:
@@ -367,7 +379,7 @@ def _check_labels(
         )
     if not 0 <= ignore_index < classes:
         # Seen as unsigned, a negative label is a huge one: one look at the largest is enough.
-        unsigned = labels.view(np.dtype(f"u{labels.dtype.itemsize}"))
+        unsigned = labels.view(_UNSIGNED[labels.dtype.itemsize])
         if labels.size == 0 or unsigned.max() < classes:
             return None
     ignored = labels == ignore_index

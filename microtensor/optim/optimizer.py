@@ -26,6 +26,7 @@ from microtensor.tensor import Tensor
 
 __all__ = ["Optimizer"]
 
+NUMBERS = (float, int, np.number)
 SMALL = 4096  # numbers in a parameter; up to here the calls of an update cost more than the numbers
 
 
@@ -245,7 +246,7 @@ class Optimizer(ABC):
         """Update every parameter that has a gradient; the others stay as they are."""
         for j, (group, slots) in enumerate(zip(self.param_groups, self._slots, strict=True)):
             rate = group["lr"]
-            each = not isinstance(rate, float | int | np.number)  # a rate for each trial
+            each = not isinstance(rate, NUMBERS)  # a rate for each trial
             parameters = group["params"]
             bundle = None if each else self._bundle(j)
             if bundle is not None:

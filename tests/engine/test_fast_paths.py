@@ -111,8 +111,8 @@ def test_joining_arrays_enters_no_more_than_needed_however_many():
 
     for n in (2, 7):
         join(n)()
-        # the function, the operation, its forward; the option; the node, and its line
-        assert len(entered(join(n))) == 6
+        # the function, the operation, its forward; the option; the node
+        assert len(entered(join(n))) == 5
 
 
 def test_under_a_switch_a_plain_operation_works_out_its_plan_once():
