@@ -45,11 +45,16 @@ class Guessed:
         Whether it is A2, whatever n is; else A1.
     limit
         Weights are uniform in [-limit, limit].
+    in_order
+        Whether the output unit sees the hidden ones as they are now; else as they were a step ago.
+        The parity of a sequence takes two layers of thresholds a step, so two units can tell it in
+        order only.
     """
 
     hidden: int = 1
     sparse: bool = False
     limit: float = 100.0
+    in_order: bool = False
 
     @property
     def connected(self) -> np.ndarray:
@@ -76,7 +81,12 @@ class Guessed:
         return weights
 
 
-def run(weights: np.ndarray, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+def run(
+    weights: np.ndarray,
+    inputs: np.ndarray,
+    lengths: np.ndarray | None = None,
+    in_order: bool = False,
+) -> np.ndarray:
     """The output unit of G networks at the end of N sequences, (G, N).
 
     Parameters
@@ -87,6 +97,8 @@ def run(weights: np.ndarray, inputs: np.ndarray, lengths: np.ndarray | None = No
         (N, T), one number a step.
     lengths
         (N,): each sequence's number of steps; None: T.
+    in_order
+        See `Guessed`.
     """
     guesses, units = weights.shape[:2]
     sequences, steps = inputs.shape
@@ -94,7 +106,11 @@ def run(weights: np.ndarray, inputs: np.ndarray, lengths: np.ndarray | None = No
     inputs = inputs.astype(weights.dtype)
     recurrent, of_input, bias = weights[..., :units], weights[..., -2, None], weights[..., -1, None]
     for t in range(steps):
-        new = mt.sigmoid(recurrent @ y + (of_input * inputs[:, t] + bias))
+        external = of_input * inputs[:, t] + bias
+        new = mt.sigmoid(recurrent @ y + external)
+        if in_order:
+            seen = np.concatenate([new[:, :-1], y[:, -1:]], axis=1)
+            new[:, -1:] = mt.sigmoid(recurrent[:, -1:] @ seen + external[:, -1:])
         y = new if lengths is None else np.where(t < lengths, new, y)
     return y[:, -1]
 
@@ -169,7 +185,7 @@ def search(
         tried, good = 0, np.zeros(0, int)
         while tried < cap and not len(good):
             weights = network.guess(generator, min(together, cap - tried), dtype)
-            good = _passing(weights, inputs, targets, lengths, right, allowed)
+            good = _passing(network, weights, inputs, targets, lengths, right, allowed)
             last = good[0] if len(good) else len(weights) - 1
             tried += int(last) + 1
         results.append((tried, len(good) > 0, weights[last]))
@@ -177,6 +193,7 @@ def search(
 
 
 def _passing(
+    network: Guessed,
     weights: np.ndarray,
     inputs: np.ndarray,
     targets: np.ndarray,
@@ -191,7 +208,7 @@ def _passing(
         part = slice(start, stop)
         own = None if lengths is None else lengths[part]
         steps = inputs.shape[1] if own is None else own.max()
-        out = run(weights[good], inputs[part, :steps], own)
+        out = run(weights[good], inputs[part, :steps], own, network.in_order)
         wrong[good] += (~right(out, targets[part])).sum(1)
         good = good[wrong[good] <= allowed]
         start, stop = stop, 4 * stop

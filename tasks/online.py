@@ -38,6 +38,7 @@ import numpy as np
 import microtensor as mt
 from microtensor import nn
 from microtensor.recurrence import Sequences, fit_online
+from models import guessing
 from models.chunker import TwoNets
 from models.lstm1997 import Network
 from models.rtrl import FullyRecurrent, Layered
@@ -53,6 +54,8 @@ EXAM = 2560
 """New sequences on which a trained network is tested: the paper's number."""
 PIECE = 256
 """So many of them are drawn and shown at a time."""
+SCREEN = 16
+"""A guessed network is right on so many sequences before criteria are asked."""
 COMPILED = 2000
 """For fewer sequences than so many no loop is compiled: that takes some seconds."""
 
@@ -846,3 +849,48 @@ def _shown(model: ModernNetwork, problem: Problem, drawn: Drawn) -> Tested:
         found = _squashed(problem, _answers(model, problem, drawn).numpy())
     outputs = found if _has_steps(drawn) else found[:, 0]
     return Tested(drawn, _worst(found, *_targets(problem, drawn)), outputs)
+
+
+# ---------------------------------------------------------------------------------------------
+# No learning at all
+
+
+def fit_guesses(
+    work: Work, problem: Problem, network: guessing.Guessed, right: float, guesses: int
+) -> list[Trial]:
+    """Guess all weights of a network at random, until one meets the problem's last criterion.
+
+    The criterion is shown the trial's test set, which the problem's stream must have. To spare time
+    it is asked only about networks that are right on the first `SCREEN` sequences of it (their
+    errors are below `right`). Values are those of `fit` for the last stage, with the number of
+    guesses, at most `guesses`, in the place of that of sequences.
+    """
+    stage, judge = problem.stages[-1], guessing.within(right)
+    kept: dict[str, Any] = {"values": {}, "weights": {}}
+    for at in work.steps(len(work.trials), kept=kept):
+        number = work.trials[at]
+        stream = _stream(work, problem, number)
+        first = _part(stream.test, 0, SCREEN)
+        columns = first.inputs[..., 0], first.targets[:, 0], first.lengths
+        generator, tried, reached = work.generator("guesses", trial=number), 0, False
+        while not reached and tried < guesses:
+            cap = guesses - tried
+            found = guessing.search(network, [generator], *columns, right=judge, cap=cap)
+            tried += int(found.guesses[0])
+            tested = _run_through(network, found.weights, stream.test)
+            reached = stage.reached(Look(tried, tested.worst, tested))
+        values = {stage.name: reached, f"{stage.name}_sequences": tried}
+        if problem.score is not None:
+            draw = getattr(stream, "exam", stream.draw)
+            new = draw(work.generator("exam", 0, trial=number), problem.exam)
+            scored = problem.score(_run_through(network, found.weights, new))
+            values |= {f"{stage.name}_{key}": value for key, value in scored.items()}
+        kept["values"][f"{number}"], kept["weights"][f"{number}"] = values, found.weights[0]
+    return [
+        Trial(n, kept["values"][f"{n}"], {"weights": kept["weights"][f"{n}"]}) for n in work.trials
+    ]
+
+
+def _run_through(network: guessing.Guessed, weights: np.ndarray, drawn: Drawn) -> Tested:
+    outputs = guessing.run(weights, drawn.inputs[..., 0], drawn.lengths, network.in_order).T
+    return Tested(drawn, np.abs(outputs - drawn.targets)[:, 0], outputs)

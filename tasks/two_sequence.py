@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -47,9 +47,9 @@ from tasks.online import (
     Modern,
     Problem,
     Stage,
-    Tested,
     count_wrong,
     fit,
+    fit_guesses,
     fit_modern,
 )
 from tasks.papers_table import Line
@@ -62,8 +62,6 @@ VARIANCE = 0.2
 """Of the noise on the input line."""
 TESTED = 256
 """Sequences of the test set that the criteria look at."""
-SCREEN = 16
-"""A guessed network is right on so many of them before all are run through it."""
 SURE = 5
 """Standard errors that drawn data may be from their definition."""
 
@@ -303,9 +301,11 @@ def variants(settings: TwoSequenceSettings) -> Sequence[str]:
 def train(work: Work) -> list[Trial]:
     """Train all trials of a variant until each has met the criteria, or has failed."""
     settings: TwoSequenceSettings = work.settings
-    if work.variant.endswith("guess"):
-        return guess(work)
     chosen = problem(settings, work.variant)
+    if work.variant.endswith("guess"):
+        kind = KINDS[parts(work.variant)[0]]
+        network = guessing.Guessed(hidden=1)
+        return fit_guesses(work, chosen, network, kind.right, settings.guesses)
     if work.variant.endswith("modern"):
         modern = Modern(
             cell=settings.cell,
@@ -315,51 +315,6 @@ def train(work: Work) -> list[Trial]:
         )
         return fit_modern(work, chosen, modern)
     return fit(work, chosen)
-
-
-def guess(work: Work) -> list[Trial]:
-    """Guess all weights of a network at random, until one meets the last criterion.
-
-    To spare time the criterion looks only at networks that are right on the first `SCREEN`
-    sequences of the test set.
-    """
-    settings: TwoSequenceSettings = work.settings
-    name, length, informative, _ = parts(work.variant)
-    kind, stage = KINDS[name], stages(name)[-1]
-    network = guessing.Guessed(hidden=1)
-    right = guessing.within(kind.right)
-    kept: dict[str, dict[str, Any]] = {"values": {}, "weights": {}}
-    for at in work.steps(len(work.trials), kept=kept):
-        number = work.trials[at]
-
-        def errors(weights: np.ndarray, drawn: Drawn) -> np.ndarray:
-            outputs = guessing.run(weights, drawn.inputs[..., 0], drawn.lengths)[0]
-            return np.abs(outputs - drawn.targets[:, 0])
-
-        data = TwoSequence(kind, length, informative)
-        test = data.exam(work.generator("test", trial=number), settings.tested)
-        assert test.lengths is not None
-        few = slice(min(SCREEN, settings.tested))
-        first = (test.inputs[few, :, 0], test.targets[few, 0], test.lengths[few])
-        generator, tried, done = work.generator("guesses", trial=number), 0, False
-        while not done and tried < settings.guesses:
-            cap = settings.guesses - tried
-            found = guessing.search(network, [generator], *first, right=right, cap=cap)
-            tried += int(found.guesses[0])
-            off = errors(found.weights, test)
-            done = stage.reached(Look(tried, off, Tested(test, off, off[:, None])))
-        exam = data.exam(work.generator("exam", 0, trial=number), settings.exam)
-        off = errors(found.weights, exam)
-        kept["weights"][str(number)] = found.weights[0]
-        kept["values"][str(number)] = {
-            stage.name: done,
-            f"{stage.name}_sequences": tried,
-            f"{stage.name}_wrong": int(np.count_nonzero(~(off < kind.right))),
-            f"{stage.name}_mean_error": float(off.mean()),
-        }
-    return [
-        Trial(n, kept["values"][str(n)], {"weights": kept["weights"][str(n)]}) for n in work.trials
-    ]
 
 
 # -- the comparison ----------------------------------------------------------------------------

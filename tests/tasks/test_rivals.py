@@ -350,6 +350,23 @@ def test_a_guessed_network_is_a_logistic_one(seed: int, hidden: int, sparse: boo
         close(found[g], states.detach().numpy()[np.arange(4), lengths - 1, -1])
 
 
+@given(seed=seeds, hidden=st.integers(1, 3))
+def test_in_order_the_output_unit_sees_what_is_new(seed: int, hidden: int) -> None:
+    """Unit by unit, the output unit last."""
+    network = Guessed(hidden=hidden, limit=3.0, in_order=True)
+    [weights] = network.guess(mt.Generator(seed), 1, np.float64)
+    x, _, lengths = a_class_to_remember(np.random.default_rng(seed), 4)
+    [found] = run(weights[None], x, lengths, in_order=True)
+    for sequence, steps, output in zip(x, lengths, found, strict=True):
+        y = np.zeros(hidden + 1)
+        for value in sequence[:steps]:
+            before = y.copy()
+            for unit, row in enumerate(weights):
+                seen = y if unit == hidden else before
+                y[unit] = 1 / (1 + np.exp(-(row @ np.concatenate([seen, [value, 1]]))))
+        close(output, y[-1])
+
+
 def test_the_networks_of_the_book() -> None:
     """A1: n (n + 3) weights of the hidden units, n + 2 of the output's; A2: n = 10."""
     assert [Guessed(hidden=n).count for n in (1, 3)] == [4 + 3, 18 + 5]

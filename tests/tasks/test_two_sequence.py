@@ -235,7 +235,7 @@ def test_guessing_keeps_its_promise(variant: str, solved: bool) -> None:
     """A network that is said to meet the criterion does, on the trial's own test set."""
     kind = KINDS[variant[:2]]
     work = Work(TwoSequenceSettings(guesses=2000, exam=32), variant=variant, trials=(0, 1))
-    for trial in experiment.guess(work):
+    for trial in experiment.train(work):
         stage = experiment.stages(variant[:2])[-1]
         assert trial.values[stage.name] is solved
         assert (trial.values[f"{stage.name}_sequences"] < 2000) is solved
