@@ -54,8 +54,6 @@ EXAM = 2560
 """New sequences on which a trained network is tested: the paper's number."""
 PIECE = 256
 """So many of them are drawn and shown at a time."""
-SCREEN = 16
-"""A guessed network is right on so many sequences before criteria are asked."""
 COMPILED = 2000
 """For fewer sequences than so many no loop is compiled: that takes some seconds."""
 
@@ -856,26 +854,30 @@ def _shown(model: ModernNetwork, problem: Problem, drawn: Drawn) -> Tested:
 
 
 def fit_guesses(
-    work: Work, problem: Problem, network: guessing.Guessed, right: float, guesses: int
+    work: Work,
+    problem: Problem,
+    network: guessing.Guessed,
+    right: float,
+    guesses: int,
+    but: int = 0,
 ) -> list[Trial]:
     """Guess all weights of a network at random, until one meets the problem's last criterion.
 
-    The criterion is shown the trial's test set, which the problem's stream must have. To spare time
-    it is asked only about networks that are right on the first `SCREEN` sequences of it (their
-    errors are below `right`). Values are those of `fit` for the last stage, with the number of
-    guesses, at most `guesses`, in the place of that of sequences.
+    The criterion is shown the trial's test set, which the problem's stream must have, and of all
+    networks those that are wrong (their error is not below `right`) on at most `but` sequences of
+    it. Values are those of `fit` for the last stage, with the number of guesses, at most `guesses`,
+    in the place of that of sequences.
     """
     stage, judge = problem.stages[-1], guessing.within(right)
     kept: dict[str, Any] = {"values": {}, "weights": {}}
     for at in work.steps(len(work.trials), kept=kept):
         number = work.trials[at]
         stream = _stream(work, problem, number)
-        first = _part(stream.test, 0, SCREEN)
-        columns = first.inputs[..., 0], first.targets[:, 0], first.lengths
+        shown = stream.test.inputs[..., 0], stream.test.targets[:, 0], stream.test.lengths
         generator, tried, reached = work.generator("guesses", trial=number), 0, False
         while not reached and tried < guesses:
             cap = guesses - tried
-            found = guessing.search(network, [generator], *columns, right=judge, cap=cap)
+            found = guessing.search(network, [generator], *shown, right=judge, cap=cap, allowed=but)
             tried += int(found.guesses[0])
             tested = _run_through(network, found.weights, stream.test)
             reached = stage.reached(Look(tried, tested.worst, tested))

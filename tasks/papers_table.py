@@ -51,9 +51,10 @@ class Line(NamedTuple):
     sequences : the paper's mean number of sequences until then; None where it has none.
     factor : the verdict's: our mean may be so many times the paper's.
     success : the paper's share of trials that succeed; None where it has none.
-    least : the verdict's: at least this share of ours.
+    least : the verdict's: at least this share of ours, or, where the paper's is 0, fails.
     wrong, most_wrong : of the test on new sequences, the paper's, and the most that passes.
     note : what is to be known of the line.
+    unit : what is counted until success.
     """
 
     variant: str
@@ -66,6 +67,7 @@ class Line(NamedTuple):
     wrong: float | None = None
     most_wrong: float = math.inf
     note: str = ""
+    unit: str = "sequences"
 
 
 def reached(run: Run, line: Line) -> list[int]:
@@ -89,7 +91,11 @@ def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
         Row(
             f"{title}: trials that succeed",
             **success_rate(solved),
-            **_judged(line.success, at_least(line.least), judge),
+            **_judged(
+                line.success,
+                at_least(line.least) if line.success else at_most(1 - line.least),
+                judge,
+            ),
             note=line.note,
         )
     ]
@@ -98,7 +104,7 @@ def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
         unsolved = len(solved) - len(found)
         made.append(
             Row(
-                f"{title}: sequences until success, mean",
+                f"{title}: {line.unit} until success, mean",
                 **mean_of(found),
                 **_judged(line.sequences, at_most(line.factor * (line.sequences or 0)), judge),
                 levels=_level("the paper", line.sequences, judge),

@@ -219,11 +219,11 @@ def test_verdicts_follow_the_paper() -> None:
 def test_guessing_is_to_solve_what_the_paper_says() -> None:
     """3a and 3b in fewer guesses than the network needs sequences, 3c not."""
     lucky = verdicts(made_up(factor=1.01, guessed=True))
-    assert not lucky["3a, T = 100, N = 1, random guesses: guesses until success, mean"]
-    assert lucky["3b, T = 100, N = 3, random guesses: trials that succeed"]
+    assert not lucky["3a, T = 100, N = 1, random guesses, ST2: guesses until success, mean"]
+    assert lucky["3b, T = 100, N = 3, random guesses, ST2: trials that succeed"]
     assert not lucky["3c, T = 100, N = 3, random guesses: trials that succeed"]
     good = verdicts(made_up())
-    assert good["3a, T = 100, N = 1, random guesses: guesses until success, mean"]
+    assert good["3a, T = 100, N = 1, random guesses, ST2: guesses until success, mean"]
     assert good["3c, T = 100, N = 3, random guesses: trials that succeed"]
     assert "3c, T = 100, N = 3, random guesses: guesses until success, mean" not in good
 
