@@ -490,6 +490,7 @@ class Loops:
     def _pass(title: str, dtype: str, arrays: Mapping[str, int], lines: list[str]) -> list[str]:
         """One of the two functions: its head, the numbers that it uses, and its statements."""
         kinds = [f"{dtype}[{':, ' * (axes - 1)}::1]" for axes in arrays.values()]
+        kinds[0] = f"{dtype}[:, :, :]"  # x, or what arrives at the outputs: in any order
         kinds = [f"{dtype}[::1]", "int64[::1]", "int64[:, ::1]", *kinds]
         used = set(re.findall(r"\w+", "\n".join(lines)))
         head = [f"{number} = s[{i}]" for i, number in enumerate(NUMBERS) if number in used]

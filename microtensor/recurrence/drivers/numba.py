@@ -23,7 +23,7 @@ from microtensor.backend import Array
 from microtensor.recurrence.drivers import compiled
 from microtensor.recurrence.drivers.arrays import Call, Lease, take
 from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source
-from microtensor.recurrence.drivers.moves import WEIGHTS, arrays_of, table
+from microtensor.recurrence.drivers.moves import WEIGHTS, Move, arrays_of, table
 
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
 
@@ -157,7 +157,11 @@ class Plan:
         moves = table(loops, at)
         ends = itertools.accumulate([len(group) for group in moves.values()])
         at |= {f"{name}_end": end for name, end in zip(moves, ends, strict=True)}
-        self.moves = np.array([move for group in moves.values() for move in group], np.int64)
+        whole = [move for group in moves.values() for move in group]
+        self.moves = np.array(whole, np.int64)
+        # The two of them that read sequences, and how these lay in memory when last looked at.
+        self.reading = [row for row, move in enumerate(whole) if move.n_i < 0][::2]
+        self.strides: list[Any] = [None, None]
         numbers = [at[name] for name in NUMBERS] + [0] * len(arrays_of(loops.cell, backward=True))
         self.numbers = np.array(numbers, np.int64)
         views = {
@@ -171,6 +175,18 @@ class Plan:
         self.nothing = [np.empty((0,) * ndim, dtype) for ndim in range(4)]  # of each rank
         self.absent = 3 + len(loops.cell.state), len(WEIGHTS) + units + 1 + len(loops.cell.state)
 
+    def read(self, which: int, array: Array) -> None:
+        """Tell the moves how the inputs (0), or what arrives at the outputs (1), lie in memory."""
+        if array.strides == self.strides[which]:
+            return
+        self.strides[which] = array.strides
+        _, _, _, T, _, _, _, time, reverse, _ = self.sizes
+        *rows, k = [stride // array.itemsize for stride in array.strides]
+        t, b = rows[time], rows[1 - time]
+        where = ((T - 1) * t, -t, b, k) if reverse else (0, t, b, k)
+        first = Move._fields.index("u_0")
+        self.moves[self.reading[which], first : first + 4] = where
+
     def with_absent(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """An empty array for each of the two biases that the layer does not have."""
         biases, whole = self.absent
@@ -179,12 +195,15 @@ class Plan:
         return (*arrays[:at], *[self.nothing[1]] * missing, *arrays[at:]) if missing else arrays
 
 
-def _run(function: Any, plan: Plan, given: Sequence[Array], found: Sequence[Array]) -> None:
+def _run(plan: Plan, back: bool, given: Sequence[Array], found: Sequence[Array]) -> None:
     """Run a compiled pass on arrays that it reads and arrays that it fills."""
+    function = plan.backward if back else plan.forward
+    plan.read(back, given[0])
     try:
         function(plan.memory, plan.numbers, plan.moves, *given, *found)
-    except TypeError:  # some are not contiguous or may not be written: it knows no such arrays
+    except TypeError:  # some may not be written, or are not contiguous: it knows no such arrays
         given = [np.array(array, order="C") for array in given]
+        plan.read(back, given[0])
         function(plan.memory, plan.numbers, plan.moves, *given, *found)
 
 
@@ -230,9 +249,8 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     if sizes.loops.general:
         plan.mask[...] = 1 if call.mask is None else call.mask
         plan.valid[...] = 1 if call.valid is None else call.valid[:: -1 if call.reverse else 1]
-    x, *others = arrays
     found = [np.empty(shape, sizes.dtype) for shape in plan.results]
-    _run(plan.forward, plan, plan.with_absent((np.ascontiguousarray(x), *others)), found)
+    _run(plan, False, plan.with_absent(arrays), found)
     return tuple(found), lease
 
 
@@ -244,9 +262,11 @@ def backward(
     nothing = plan.nothing
     weights = arrays[len(g) : len(g) + 2]
     given = [nothing[3] if c is None else np.ascontiguousarray(c) for c in g]
+    if g[0] is not None:
+        given[0] = g[0]  # may lie in any order
     found = [
         np.empty(array.shape, array.dtype) if need else nothing[array.ndim]
         for array, need in zip(arrays, needs, strict=True)
     ]
-    _run(plan.backward, plan, (*given, *weights), plan.with_absent(found))
+    _run(plan, True, (*given, *weights), plan.with_absent(found))
     return [value if need else None for value, need in zip(found, needs, strict=True)]
