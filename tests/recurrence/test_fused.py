@@ -460,7 +460,7 @@ def test_a_plan_has_one_owner_and_goes_back_with_the_graph():
             layer(x)
         assert waiting() == 3  # a smaller one, for calls without a backward pass
         plans = [plan for plans in arrays._waiting.values() for plan in plans]
-        assert sorted(plan.gates.shape[0] for plan in plans) == [1, 7, 7]
+        assert sorted(plan.gates.shape[0] for plan in plans) == [2, 8, 8]
         watched = [weakref.ref(plan) for plan in plans]
         del plans
         arrays._waiting.clear()

@@ -38,6 +38,7 @@ LONGEST = 64  # steps of a stretch, and of a block
 PIECE = 16  # steps of an input that are transposed at once
 CACHE = 1 << 21  # bytes of a stretch of steps: what surely stays in a core's cache
 JOINED = 256  # columns of a product that is as fast as a longer one: steps of a block times B
+SHORT = 2048  # numbers of a step; of fewer, what the Jacobian reads is first put in one piece
 FEW = 8  # steps that are not worth writing the weights transposed
 FADING = 8  # steps after which a state that may fade is looked at
 LONG = 64  # sequences; with fewer, the steps of a block are joined for the weights' gradient
@@ -147,18 +148,26 @@ class Plan:
         depth = T if sizes.recorded else 1
         order = program.gate_order
         gates = self.places([name in cell.of_blocks for name in order])
-        self.gate_rows = dict(zip(order, gates, strict=True))
         rows = gates[-1].stop
+        beside = [slice(rows + i * H, rows + (i + 1) * H) for i in range(len(program.beside))]
+        self.gate_rows = dict(zip(program.kept, [*gates, *beside], strict=True))
         self.forward_runs, self.backward_runs = self.runs(), self.runs(back=True)
         ends = [0, *[where.stop for where in gates]]
-        self.halved = slice(ends[program.tanh_rows], ends[program.tanh_rows + program.sigmoid_rows])
-        self.gates = empty(xp, (depth if program.keeps_gates else 1, rows, B), dtype)
+        self.halved = slice(0, ends[program.sigmoid_rows])
+        self.bent = slice(0, ends[program.sigmoid_rows + program.tanh_rows])
+        length = depth if program.keeps_gates else 1
+        if program.beside:
+            length = T + 1 if sizes.recorded else 2
+        self.kept = zeros(xp, (length, rows + len(beside) * H, B), dtype)
+        self.gates = self.kept[:, :rows]  # behind them, what is beside them
         values = self.places(list(program.stored.values()))
         self.value_rows = dict(zip(program.stored, values, strict=True))
         self.values = empty(xp, (depth, values[-1].stop if values else 0, B), dtype)
         self.state = {}
         for name in cell.state:
-            if name in cell.fed and not sizes.masked:
+            if name in program.beside:
+                self.state[name] = self.kept[:, self.gate_rows[name]]
+            elif name in cell.fed and not sizes.masked:
                 self.state[name] = self.hx[:, self.fed[cell.fed.index(name)]]
             else:
                 length = T + 1 if sizes.recorded or name == cell.state[0] else 2
@@ -184,6 +193,9 @@ class Plan:
         for name, kind in program.step_buffers.items():
             shape = self.shape(kind.startswith("few"))
             self.space[name] = empty(xp, shape, bool if kind.endswith("mask") else dtype)
+        if program.joint:
+            both = self.space["both"] = empty(xp, (2, *self.shape(False)), dtype)
+            self.space["both0"], self.space["both1"] = both
         for name, unit in self.units.items():
             self.space[program.names[name]] = self.apart(unit, False)
         for i, name in enumerate(cell.fed if sizes.masked else ()):
@@ -208,7 +220,7 @@ class Plan:
         self._copies: list[Any] = []
         self._sums: list[Any] = []
         self._back: dict[bool, Back] = {}
-        arrays = [self.hx, self.gates, self.values, *self.state.values()]
+        arrays = [self.hx, self.kept, self.values, *self.state.values()]
         self.nbytes = sum([array.nbytes for array in arrays])
 
     def each(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -266,7 +278,7 @@ class Plan:
         if name == "z":
             return self.factor(z)
         if name in ("zt", "zs"):
-            return z[: self.halved.stop] if name == "zt" else z[self.halved]
+            return z[self.bent if name == "zt" else self.halved]
         if name.startswith("seen"):
             at = int(name[4:])
             part = self.hx[t + 1, self.fed[at]]
@@ -274,6 +286,10 @@ class Plan:
         if name == "over":
             return self.over[t]
         view = program.views[name]
+        if view.buffer == "kept":
+            first = self.gate_rows[view.name].start
+            rows = slice(first, first + view.several * self.sizes.hidden)
+            return self.apart(self.kept[t % len(self.kept), rows], False, view.several)
         if view.buffer == "gates":
             return self.apart(z[self.gate_rows[view.name]], view.name in of_blocks)
         if view.buffer == "values":
@@ -391,6 +407,7 @@ class Stretch(NamedTuple):
     start: int
     stop: int
     at: int  # where its first step stands in its block
+    taken: list[tuple[Array, Array]]  # what is copied before: where to, where from
     jacobian: list[Array]
     cotangent: Array
     inputs: Array  # where their gradient arises
@@ -450,9 +467,14 @@ class Back:
         several = max(1, min(T, LONGEST, JOINED // B) // C) if program.carried else 1
         W = self.length = C * several if length is None else length
         self.program, self.sizes, self.inputs = program, sizes, inputs
-        self.jacobian_rows = plan.places(program.jacobian_rows)
         self.row_of = plan.places([name in of_blocks for name in program.rows])
-        self.jacobian = empty(xp, (C, self.jacobian_rows[-1].stop, B), dtype)
+        self.ends = [where.stop * C * B for where in plan.places(program.jacobian_rows)]
+        self.jacobian = empty(xp, (self.ends[-1],), dtype)  # (C, H, B) of one entry after another
+        # A call on rows of many short steps takes several times as long as on a single long array.
+        self.taken: Any = None
+        if C > 1 and sizes.block_size == 1 and H * B < SHORT:
+            read = len(program.kept) + len(program.jacobian_names)
+            self.taken = empty(xp, (read, C, H, B), dtype)
         self.rows = zeros(xp, (W + 1, self.row_of[-1].stop, B), dtype)
         self.cotangent = empty(xp, (C, H, B), dtype)
         self.start = [
@@ -507,7 +529,7 @@ class Back:
             stretches.append(
                 Stretch(
                     *(first, last, first - start),
-                    self.jacobian_views(plan, first, last),
+                    *self._taken(plan, first, last),
                     plan.split(self.cotangent[:n]),
                     plan.split(self.dhx[:n, self.F :]),
                     0 < first // FADING != last // FADING,
@@ -533,15 +555,13 @@ class Back:
             if kind in ("J", "D"):
                 first, last = at[0], at[1]
                 if kind == "J":
-                    places, few = self.jacobian_rows, program.jacobian_rows[first]
+                    entries = self.entries(plan, first, last)[:, within]
+                    found.append(entries[0] if last - first == 1 else entries)
                 else:
-                    places, few = self.row_of, program.rows[first] in of_blocks
-                rows = slice(places[first].start, places[last - 1].stop)
-                if kind == "J":
-                    array = self.jacobian[within, rows]
-                else:
+                    few = program.rows[first] in of_blocks
+                    rows = slice(self.row_of[first].start, self.row_of[last - 1].stop)
                     array = self.rows[after if len(at) > 2 else k, rows]
-                found.append(plan.apart(array, few, last - first))
+                    found.append(plan.apart(array, few, last - first))
             elif kind == "g":
                 found.append(plan.apart(self.cotangent[within], False))
             elif kind == "part":
@@ -572,18 +592,47 @@ class Back:
             ]
         return found
 
+    def entries(self, plan: Plan, first: int, last: int) -> Array:
+        """Some entries of the Jacobian, (entries, C, H, B), or with an axis for the blocks."""
+        memory = self.jacobian[self.ends[first - 1] if first else 0 : self.ends[last - 1]]
+        shape = plan.shape(self.program.jacobian_rows[first])
+        return memory.reshape(last - first, self.stretch, *shape)
+
     def jacobian_views(self, plan: Plan, start: int, stop: int, at: int = 0) -> list[Array]:
         """The arrays of the Jacobian's variables for some steps, put at a place in the stretch."""
-        few, n = self.program.jacobian_rows, stop - start
+        n = stop - start
         found = []
         for name in self.program.jacobian_names:
             if name in self.program.views:
                 found.append(plan.of_block(name, start, stop))
             else:
                 j = int(name[1:])
-                rows = self.jacobian[at : at + n, self.jacobian_rows[j]]
-                found.append(plan.apart(rows, few[j]))
+                found.append(self.entries(plan, j, j + 1)[0, at : at + n])
         return found + [buffer[:n] for buffer in self.temporary]
+
+    def _taken(self, plan: Plan, start: int, stop: int) -> tuple[list[Any], list[Array]]:
+        """The same, and what is copied before, so that of each variable all is in one piece."""
+        arrays = self.jacobian_views(plan, start, stop)
+        copies: list[Any] = []
+        if self.taken is None:
+            return copies, arrays
+        kept, n, unit = self.program.kept, stop - start, plan.shape(False)
+        views = [self.program.views.get(name) for name in self.program.jacobian_names]
+        rows = {view.name for view in views if view is not None} & set(kept)
+        together = len(rows) > len(kept) // 2  # else one by one
+        if together:
+            source = plan.kept[start:stop].reshape(n, len(kept), *unit).swapaxes(0, 1)
+            copies.append((self.taken[: len(kept), :n], source))
+        for i, view in enumerate(views):
+            if view is None or view.buffer in ("unit", "values"):
+                continue
+            if together and view.name in kept and not view.later:
+                arrays[i] = self.taken[kept.index(view.name), :n]
+            elif view.name in kept or view.name in self.program.cell.fed:
+                copy = self.taken[len(kept) + i, :n]
+                copies.append((copy, arrays[i]))
+                arrays[i] = copy
+        return copies, arrays
 
     def walk(
         self,
@@ -771,7 +820,9 @@ def backward(
         inner = _inside(outer, call.time, call.reverse)
     flowing = back.flowing
     for block in back.blocks:
-        for start, stop, at, jacobian, cotangent, of_inputs, fading in block.stretches:
+        for start, stop, at, taken, jacobian, cotangent, of_inputs, fading in block.stretches:
+            for target, source in taken:
+                target[...] = source
             back.jacobian_of(*jacobian)
             part = None if cotangents is None else cotangents[start:stop]
             heard = part is not None and not (xp is np and _silent(part))

@@ -20,6 +20,7 @@ are of one or of the other kind.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,13 +50,15 @@ class Printer:
         self.places = dict(places)  # where each value stands
         self.constants = constants
         self.few = few  # whether there is one of it for each block
+        self.joint: dict[Symbol, Joint] = {}  # what is computed side by side
         self.lines: list[str] = []
         self.buffers = dict.fromkeys(BUFFERS, 0)  # how many of each kind were needed at once
 
-    def print(self, targets: Sequence[tuple[str, Symbol, bool]]) -> None:
+    def print(self, targets: Sequence[tuple[str, Symbol, bool]], early: bool = False) -> None:
         """Statements that put each expression into its target, in as few buffers as possible.
 
         Targets come with the truth of whether they have place for one of it for each block only.
+        If `early`, what only leads to a target is computed in the target's place already.
         """
         wanted: dict[Symbol, str] = {}
         copies = []
@@ -72,9 +75,15 @@ class Printer:
             for argument in part.args:
                 last[argument] = i
         last.update(dict.fromkeys(computed, len(order)))
+        ahead = self._ahead(order, wanted) if early else {}
         free: dict[str, list[str]] = {kind: [] for kind in BUFFERS}
         held: dict[Symbol, str] = {}
         for i, part in enumerate(order):
+            if part in self.joint:
+                self.places[part] = self.joint[part].place
+                if self.joint[part].statement not in self.lines:
+                    self.lines.append(self.joint[part].statement)
+                continue
             arguments = [self._place(argument) for argument in part.args]
             released = [a for a in dict.fromkeys(part.args) if a in held and last[a] == i]
             overwrites = part.op != "where"
@@ -82,6 +91,8 @@ class Printer:
                 self._release(released, held, free)
             if part in wanted:
                 out = wanted[part]
+            elif part in ahead:
+                out = ahead[part]
             else:
                 out = held[part] = self._buffer(part, free)
             if not overwrites:
@@ -93,6 +104,32 @@ class Printer:
             self.places[part] = out
         for target, value in copies:
             self.lines.append(f"{target}[...] = {self._place(value)}")
+
+    def _ahead(self, order: list[Symbol], wanted: dict[Symbol, str]) -> dict[Symbol, str]:
+        """The targets of what has a single use, on the way to a target, one at a time in each."""
+        uses: dict[Symbol, list[Symbol]] = {}
+        for part in order:
+            for argument in dict.fromkeys(part.args):
+                if argument in order:
+                    uses.setdefault(argument, []).append(part)
+        found: dict[Symbol, str] = {}
+        for target, place in wanted.items():
+            value = target
+            while True:
+                below = [
+                    argument
+                    for argument in value.args
+                    if uses.get(argument) == [value]
+                    and argument not in wanted
+                    and value.op != "where"
+                    and argument.dtype == target.dtype
+                    and self.few(argument) == self.few(target)
+                ]
+                if not below:
+                    break
+                value = below[-1]
+                found[value] = place
+        return found
 
     def _needed(self, wanted: Iterable[Symbol]) -> list[Symbol]:
         found: dict[Symbol, None] = {}
@@ -159,12 +196,20 @@ class Printer:
             write(f"{op}({', '.join(arguments)}, {out})")
 
 
+class Joint(NamedTuple):
+    """One of several results that arise side by side, by one statement."""
+
+    statement: str
+    place: str
+
+
 class View(NamedTuple):
     """A piece of a buffer: which buffer, whose rows of it, and whether of the step after."""
 
-    buffer: str  # "gates", "values", "state", "unit"
-    name: str
+    buffer: str  # "gates", "values", "state", "unit"; "kept": gates, and what stands behind them
+    name: str  # of the first
     later: bool = False
+    several: int = 1
 
 
 class Statement(NamedTuple):
@@ -283,7 +328,7 @@ class Program:
                 if isinstance(argument, Symbol):
                     users.setdefault(argument, set()).add(part)
         whole = {*new, *d.jacobian.values()}
-        groups: dict[str, list[str]] = {"tanh": [], "sigmoid": [], "": []}
+        groups: dict[str, list[str]] = {"sigmoid": [], "tanh": [], "": []}
         self.activated: dict[Symbol, str] = {}  # the nonlinearity's result -> the gate
         for name in d.products:
             symbol = d.inputs[name]
@@ -294,8 +339,54 @@ class Program:
                 groups[kind].append(name)
             else:
                 groups[""].append(name)
-        self.gate_order = [*groups["tanh"], *groups["sigmoid"], *groups[""]]
-        self.tanh_rows, self.sigmoid_rows = len(groups["tanh"]), len(groups["sigmoid"])
+        # What stands together in the weights shall stand together here: the last ones first?
+        sigmoids, rest = groups["sigmoid"], [*groups["tanh"], *groups[""]]
+        turned = [sigmoids[k:] + sigmoids[:k] for k in range(max(1, len(sigmoids)))]
+        self.gate_order = min(
+            [[*one, *rest] for one in turned], key=lambda order: len(self._runs_of(order))
+        )
+        self.tanh_rows, self.sigmoid_rows = len(groups["tanh"]), len(sigmoids)
+
+    def _pair_up(self) -> None:
+        """Two products of rows side by side are one call: [i, f] times [g, c] in the LSTM.
+
+        For that an old value of the state may stand behind the gates.
+        """
+        d = self.derivation
+        self.beside: tuple[str, ...] = ()
+        self.joint: dict[Symbol, Joint] = {}
+        names = {symbol: name for name, symbol in d.inputs.items()} | self.activated
+        given = {*d.new.values(), *self.stored_values}
+        products = [
+            part.args
+            for part in self.forward_parts
+            if part.op == "multiply" and part not in given and not any(map(self.few, part.args))
+        ]
+        for name in [name for name in self.cell.state if name not in self.cell.fed]:
+            rows = [*self.gate_order, name]
+            for one, other in itertools.permutations(products, 2):
+                for a, b in (one, one[::-1]):
+                    pairs = [
+                        (names.get(a), names.get(other[0])),
+                        (names.get(b), names.get(other[1])),
+                    ]
+                    if set(pairs) <= set(itertools.pairwise(rows)):
+                        self._join(
+                            name, pairs, Symbol("multiply", *one), Symbol("multiply", *other)
+                        )
+                        return
+
+    def _join(self, name: str, pairs: list[Any], one: Symbol, other: Symbol) -> None:
+        self.beside = (name,)
+        variables = []
+        for first, second in pairs:
+            variable = f"{self.names[first]}{self.names[second]}"[:-1]
+            while variable in self.views:
+                variable += "_"
+            self.views[variable] = View("kept", first, several=2)
+            variables.append(variable)
+        statement = f"multiply({', '.join(variables)}, both)"
+        self.joint = {one: Joint(statement, "both0"), other: Joint(statement, "both1")}
 
     def _print_step(self) -> None:
         d = self.derivation
@@ -320,6 +411,7 @@ class Program:
             fits = self.few(value) == (name in self.cell.of_blocks)
             if fits and value.op not in ("input", "constant"):
                 kept[value] = f"{self.names[name]}new"
+        self.jacobian = self._shortened(kept)
         # What the Jacobian asks for and is dear to compute is kept; the rest it computes again.
         stored: dict[Symbol, str] = {}
         self.reads: set[str] = set()  # variables that the Jacobian reads
@@ -337,7 +429,7 @@ class Program:
                 for argument in value.args:
                     visit(argument)
 
-        for entry in d.jacobian.values():
+        for entry in self.jacobian.values():
             visit(entry)
         self.stored = {name: self.few(value) for value, name in stored.items()}
         targets = []
@@ -351,12 +443,37 @@ class Program:
         printer = Printer(places, self.constants, self.few)
         if self.sigmoid_rows:
             printer.constant(0.5)
+        self.stored_values = set(stored)
+        self._pair_up()
+        self.kept = [*self.gate_order, *self.beside]
+        printer.joint = self.joint
         printer.print(targets)
         self.step_lines, self.step_buffers = printer.lines, names_of(printer.buffers)
         self.places = places | stored | kept
         keeps_gates = any(self.views[name].buffer == "gates" for name in self.reads)
         self.keeps_gates = keeps_gates
         self.step_views = [name for name, view in self.views.items() if view.buffer != "unit"]
+
+    def _shortened(self, kept: dict[Symbol, str]) -> dict[tuple[str, Any], Symbol]:
+        """The Jacobian's entries, by products that are at hand among the new values.
+
+        If x y is one, x y z needs one product less, and x (1 - y y) is x - (x y) y.
+        """
+        found = {}
+        for key, entry in self.derivation.jacobian.items():
+            factors = _factors(entry)
+            for value in kept:
+                mine = _factors(value)
+                if len(mine) == 2 and all(factors.count(x) == mine.count(x) for x in mine):
+                    factors = [value, *[x for x in factors if x not in mine]]
+                for x, y in itertools.permutations(mine) if len(mine) == 2 else ():
+                    rest = symbols.subtract(1.0, symbols.multiply(y, y))
+                    if x in factors and rest in factors:
+                        factors = [f for f in factors if f not in (x, rest)]
+                        factors.append(symbols.subtract(x, symbols.multiply(value, y)))
+            found[key] = entry if factors == _factors(entry) else _product(factors)
+        before = parts(self.derivation.jacobian.values())
+        return found if len(parts(found.values())) < len(before) else self.derivation.jacobian
 
     def forward_of(self, masked: bool, padded: bool) -> str:
         """The loop forward over all steps."""
@@ -422,11 +539,12 @@ class Program:
 
         others = (*self.cell.state, *self.cell.per_unit)
         first, *rest = d.order
-        rows = [*of(first, others), *of(first, gates)]
-        for value in rest:
-            rows += of(value, gates)
-        for value in rest:
-            rows += of(value, others)
+        inner = [name for value in rest for name in of(value, gates)]
+        outer = [name for value in rest for name in of(value, others)]
+        mine, theirs = of(first, gates), of(first, others)
+        # Both ways keep together what one value is multiplied with; the weights' order decides.
+        ways = [[*theirs, *mine, *inner, *outer], [*outer, *inner, *mine, *theirs]]
+        rows = min(ways, key=lambda way: len(self._runs_of([n for n in way if n in gates])))
         silent = [name for name in d.products if not sources[name]]
         at = max([rows.index(name) for name in rows if name in gates], default=-1) + 1
         rows[at:at] = silent
@@ -459,15 +577,14 @@ class Program:
         self.jacobian_rows = [row in of_blocks for row in range(extra)]  # whether of blocks
 
     def _print_jacobian(self) -> None:
-        d = self.derivation
         printer = Printer(self.places, self.constants, self.few)
         targets = [
             (f"j{self.position[key]}", entry, key[0] in self.cell.of_blocks)
-            for key, entry in d.jacobian.items()
+            for key, entry in self.jacobian.items()
         ]
         # The simple ones first: entries are computed from one another where they can be.
         targets.sort(key=lambda pair: len(parts([pair[1]])))
-        printer.print(targets)
+        printer.print(targets, early=True)
         self.jacobian_lines = printer.lines
         self.jacobian_buffers = names_of(printer.buffers)
         used = " ".join(printer.lines)
@@ -653,6 +770,20 @@ class Program:
             self._compiled[source] = code
         exec(code, space)
         return space.pop(source.split("(")[0].removeprefix("def "))
+
+
+def _factors(value: Symbol) -> list[Symbol]:
+    """What an expression is a product of."""
+    if value.op != "multiply":
+        return [value]
+    return [factor for argument in value.args for factor in _factors(argument)]
+
+
+def _product(factors: list[Symbol]) -> Symbol:
+    product = factors[0]
+    for factor in factors[1:]:
+        product = symbols.multiply(product, factor)
+    return product
 
 
 def names_of(buffers: dict[str, int]) -> dict[str, str]:
