@@ -517,6 +517,7 @@ class Back:
         self._copies: list[Any] = []
         self.total = _Weights(plan, self)
         arrays = [self.jacobian, self.rows, self.dhx, *self.temporary, self.cotangent]
+        arrays += [] if self.taken is None else [self.taken]
         arrays += [self.total.total, self.total.share, *(self.total.joined or ())]
         self.nbytes = sum([array.nbytes for array in arrays])
 
