@@ -415,7 +415,10 @@ def _walk(arrivals: _Arrivals, keep: bool, wanted: set[Any], useful: set[Any] | 
         if g is None:
             g = sums.pop(node, None)
         if node.dtype.__class__ is tuple:
-            g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
+            if sums or create:
+                g = tuple([arrivals.take((node, i), shape) for i, shape in enumerate(node.shape)])
+            else:
+                g = tuple([first.pop((node, i), None) for i in range(len(node.shape))])
             for i, c in enumerate(g if wanted else ()):
                 if c is not None and (node, i) in wanted:
                     arrivals.captured[(node, i)] = c

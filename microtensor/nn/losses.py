@@ -31,15 +31,16 @@ class _Loss(Module):
         check_reduction(reduction)
         self.reduction = reduction
 
-    def _of(self, loss: Callable[..., Any], x: Any, target: Any, **options: Any) -> Any:
+    def _of(self, loss: Callable[[Any, Any, str], Any], x: Any, target: Any) -> Any:
         """The loss reduced; in a stack for each trial."""
-        if self.trials is not None:
-            functional.check_trials(type(self).__name__, x, self.trials)
-        if self.trials is None or self.reduction in ("none", "trial"):
-            return loss(x, target, reduction=self.reduction, **options)
+        if self.trials is None:
+            return loss(x, target, self.reduction)
+        functional.check_trials(type(self).__name__, x, self.trials)
+        if self.reduction in ("none", "trial"):
+            return loss(x, target, self.reduction)
         if self.reduction == "mean":
-            return loss(x, target, reduction="trial", **options)
-        losses = loss(x, target, reduction="none", **options)
+            return loss(x, target, "trial")
+        losses = loss(x, target, "none")
         return sum(losses, axis=tuple(range(1, losses.ndim))) if losses.ndim > 1 else losses
 
     def extra_repr(self) -> str:
@@ -139,11 +140,10 @@ class CrossEntropyLoss(_Loss):
         axis = self.axis
         if self.trials is not None and axis >= 0:  # it was counted without the trials
             axis = min(axis + 1, x.ndim - 1)
-        return self._of(
-            functional.cross_entropy,
-            x,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            axis=axis,
-        )
+
+        def loss(x: Any, target: Any, reduction: str) -> Any:
+            return functional.cross_entropy(
+                x, target, self.weight, self.ignore_index, reduction, axis
+            )
+
+        return self._of(loss, x, target)

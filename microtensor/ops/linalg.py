@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from microtensor import engine
 from microtensor.backend import Array
 from microtensor.engine import broadcast_to, primitive
 from microtensor.ops.shape import expand_dims, reshape
@@ -83,16 +84,22 @@ def _misfit(x: Array, weight: Array, bias: Array | None) -> ValueError:
     )
 
 
+def _times(a: Any, b: Any) -> Any:
+    """The product of two matrices; of bare arrays as `matmul` does it, without the detour."""
+    bare = not isinstance(a, engine.Tensor) and not isinstance(b, engine.Tensor)
+    return a.dot(b) if bare else a @ b
+
+
 def _linear_x(g: Any, weight: Any) -> Any:
     if g.ndim == 2:
-        return matmul(g, weight)
-    return matmul(_rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
+        return _times(g, weight)
+    return _times(_rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 def _linear_weight(g: Any, x: Any) -> Any:
     if g.ndim == 2:
-        return matmul(g.T, x)
-    return matmul(_rows(g).T, _rows(x))
+        return _times(g.T, x)
+    return _times(_rows(g).T, _rows(x))
 
 
 for _operation in (_affine, _linear):

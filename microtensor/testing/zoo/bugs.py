@@ -371,7 +371,7 @@ ENTRIES: tuple[Entry, ...] = (
         inputs=_fixed(
             x=[[1.0, -0.5], [0.25, 2.0], [-1.0, 0.5]], weight=[[0.5, -1.0], [0.25, 0.75]]
         ),
-        edits=(Edit(_LINALG, "return matmul(g.T, x)\n", "return matmul(x.T, g)\n"),),
+        edits=(Edit(_LINALG, "return _times(g.T, x)\n", "return _times(x.T, g)\n"),),
         verdict="wrong_gradient",
         cause="transpose",
         hints=(
