@@ -212,6 +212,12 @@ def test_verdicts_follow_the_paper() -> None:
     assert not verdicts(made_up(factor=4.1))["3c, T = 100, N = 1: sequences until success, mean"]
     loose = verdicts(made_up(wrong=40, error=0.021))
     assert not any(ok for name, ok in loose.items() if "wrong in" in name or "error in" in name)
+    # Of those that succeed, as the table's other columns.
+    stuck = made_up(unsolved=1)
+    for trial in stuck.of("3c_100_3")[:1]:
+        trial.values["solved_mean_error"] = 0.3  # type: ignore[index]
+    name = "3c, T = 100, N = 3: error in the test, against the targets without noise, mean"
+    assert verdicts(stuck)[name]
     assert verdicts(made_up(unsolved=3))["3a, T = 100, N = 3, ST2: trials that succeed"]
     assert not verdicts(made_up(unsolved=4))["3a, T = 100, N = 3, ST2: trials that succeed"]
 
