@@ -273,7 +273,8 @@ class Recurrent(Module):
         several = isinstance(state, tuple | list)
         states = state if several else () if state is None else (state,)
         tensors = [x, *states, *[mine[name] for name in self._only]]
-        key = [driver(), mode.recording, self.batch_first, self.trials, several]
+        key = [driver(), mode.recording, self.cell, self.batch_first, self.block_size, self.trials]
+        key.append(several)
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 return None, []
