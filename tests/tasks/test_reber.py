@@ -182,6 +182,18 @@ def test_ten_trials_share_a_pair_and_see_it_in_orders_of_their_own() -> None:
     assert len(set(orders)) == 30
 
 
+def test_a_change_is_the_only_one() -> None:
+    """Without output gates, or by the cross-entropy: all else is as in line 1-3."""
+    for reading in ("", "_table10_step"):
+        plain, *others = (
+            vars(reber.problem(ReberSettings(), f"{row}{reading}", []))
+            for row in ("1-3", "no_output_gates", "cross_entropy")
+        )
+        changed = [{name for name in plain if plain[name] != other[name]} for other in others]
+        assert changed == [{"network", "stream"}, {"loss", "stream"}]
+        assert not others[0]["network"].gated
+
+
 def made_up(solved: int, sequences: int, ungated: int) -> Run:
     """A run of line 1-3, with so many of 10 trials solved, all after so many sequences."""
     given = ReberSettings(
