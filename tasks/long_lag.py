@@ -583,7 +583,11 @@ def lines_2(settings: LongLagSettings) -> list[Line]:
     paper_b = paper_a._replace(sequences=5_680)
     return [
         paper_a._replace(variant="2a", title="2a, cell added on a plateau", success=1.0, least=0.6),
-        paper_a._replace(variant="2a_start", title="2a, cell there from the start"),
+        paper_a._replace(
+            variant="2a_start",
+            title="2a, cell there from the start",
+            note=f"{cap} The abuse problem: the outputs use the cell as a bias.",
+        ),
         paper_a._replace(variant="2a_modern", title=f"2a, today's network ({cell})", note=""),
         paper_b._replace(
             variant="2b",
@@ -1007,7 +1011,7 @@ TASK = Task(
         What does not come out of the text as it stands is beside it, labelled, in other
         readings: of 2b, where a network with a target at every step would have to count
         them; of 2c, whose ranges of g and h the paper gives in two ways, and whose learning
-        rate, 0.01, is a hundredth of the other experiments' and looks too small.
+        rate, 0.01, is a hundredth of that of 2a and 2b.
     """,
     equations="""
         2a: x a_1 … a_(p-1) x or y a_1 … a_(p-1) y;  2b: a random middle;  p = 100
@@ -1031,7 +1035,8 @@ TASK = Task(
         frequent distractors do to it.
 
         More lines of table 3: --rows 2c_500_500 2c_1000_1000 2c_1000_500 2c_1000_200
-        2c_1000_100 2c_1000_50, an hour or so for each of them at --cap-2c 1000000.
+        2c_1000_100 2c_1000_50, each in all readings, or in one: --readings table10. At
+        q = 1000 a reading takes a quarter of an hour if all its trials need the whole cap.
     """,
     settings=LongLagSettings,
     presets={
@@ -1048,7 +1053,7 @@ TASK = Task(
         ),
         "document": LongLagSettings(),
     },
-    durations={"quick": "10 s", "document": "40 min"},
+    durations={"quick": "10 s", "document": "45 min"},
     stack=10_000,
     train=train,
     rows=rows,
