@@ -41,6 +41,7 @@ from tasks.harness import (
     check_learning_rate,
     check_named_once,
     judged,
+    mean_of,
     median_of,
     success_rate,
     within,
@@ -112,12 +113,27 @@ READINGS = {
     ),
     "100_table10": Reading("ranges of table 10", squashing="table"),
     "500": Reading("linear output", length=500),
+    "500_logistic": Reading(
+        "logistic output, the literal text",
+        length=500,
+        output="sigmoid",
+        nearly=True,
+    ),
     "500_table10": Reading("ranges of table 10", length=500, squashing="table"),
     "1000": Reading("linear output", length=1000),
     "modern": Reading("today's LSTM of 32 units"),
 }
 """What `paper` may name."""
-Lines = Literal["100", "100_logistic", "100_table10", "500", "500_table10", "1000", "modern"]
+Lines = Literal[
+    "100",
+    "100_logistic",
+    "100_table10",
+    "500",
+    "500_logistic",
+    "500_table10",
+    "1000",
+    "modern",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +152,7 @@ class AddingSettings(Settings):
         "100_logistic",
         "100_table10",
         "500",
+        "500_logistic",
         "500_table10",
         "modern",
     )
@@ -465,12 +482,28 @@ def _papers_rows(run: Run) -> list[Row]:
         title = f"T = {length}: variance of 4096 targets"
         table.append(_variance_row(title, float(found), length, 4096))
     for line in chosen.values():
-        if _reading(line).nearly:
-            before = Line(line.variant, line.title, "nearly", success=1.0, note=_NEARLY)
-            table += papers_table.rows(run, before, judge=run.preset != "quick")
-        judge = run.preset != "quick" and line.success is not None
-        table += papers_table.rows(run, line, judge=judge)
+        judge, reading = run.preset != "quick", _reading(line)
+        if reading.nearly:
+            success = 1.0 if reading.length == 100 else None
+            before = Line(line.variant, line.title, "nearly", success=success, note=_NEARLY)
+            table += papers_table.rows(run, before, judge=judge)
+            table.append(_row_at_the_end(run, line, judge=judge and success is not None))
+        judge = judge and line.success is not None
+        cap = problem(settings, line.variant.removeprefix("paper_")).cap
+        note = f"{line.note} A trial fails after {cap:,} sequences.".strip()
+        table += papers_table.rows(run, line._replace(note=note), judge=judge)
     return table
+
+
+def _row_at_the_end(run: Run, line: Line, *, judge: bool) -> Row:
+    """What all trials come to, those that fail included."""
+    assert line.wrong is not None
+    return Row(
+        f"{line.title}: wrong in the test at the end, mean of all trials",
+        **mean_of(run.values("solved_wrong", line.variant)),
+        **judged(line.wrong, "paper", at_most(TEST // 50), when=judge),
+        note="The tolerance is 2 % of the sequences." if judge else "",
+    )
 
 
 def _column_rows(
@@ -807,8 +840,9 @@ TASK = Task(
         That network is here, with its own learning rule and stop criterion: table 7. One
         reading of the paper stays open. Its text gives the output unit a logistic function,
         whose ends, 0 and 1, infinite weights only would reach, and targets go that far. So
-        the network does not come to 2000 right in a row where the text is taken literally;
-        with a linear output, and all else as printed, it does, as soon as the paper's.
+        where the text is taken literally the last few of 2000 sequences stay wrong for more
+        than a million sequences; with a linear output, and all else as printed, the network
+        solves the problem after about as many as the paper's.
 
         Today's cells are trained on it, too, in minibatches by Adam, at T = 50: a simple
         RNN, which in practice cannot learn so long a dependency (document 002), the LSTM
