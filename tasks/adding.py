@@ -653,13 +653,10 @@ def figures(run: Run) -> Mapping[str, Figure]:
 
 
 def filled(values: np.ndarray) -> np.ndarray:
-    """Each trial's last number carried on to the end: a solved trial stays where it stopped."""
-    out = values.copy()
-    for line in out:
-        known = np.flatnonzero(~np.isnan(line))
-        if known.size:
-            line[known[-1] + 1 :] = line[known[-1]]
-    return out
+    """Each trial's last number carried on: where others were logged, and where it had stopped."""
+    known = ~np.isnan(values)
+    latest = np.maximum.accumulate(np.where(known, np.arange(values.shape[1]), 0), axis=1)
+    return np.take_along_axis(values, latest, axis=1)
 
 
 def _curves_figure(run: Run) -> Figure:

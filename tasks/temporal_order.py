@@ -336,11 +336,12 @@ TASK = Task(
         (of each sequence the largest error of an output is meant), asked every 100 sequences
     """,
     look_for="""
-        inside.png: before learning nothing stands out. Afterwards the input gates open at
-        the marked symbols and hardly anywhere else, and the cells step to another level
-        there and stay: the constant error carousel at work. A second X or Y moves the cells
-        otherwise than a first, because what they hold is fed back to the gates: that is
-        how order is told.
+        inside.png: before learning nothing stands out. Afterwards the input gate of one block
+        opens at the two marked symbols and nowhere else: its cells step to another level
+        there and stay, the constant error carousel at work. The gate of the other block
+        opens with the first marked symbol and is left open: its cells have begun to count.
+        Of two equal symbols the second meets gates that the first has changed, since all
+        of that is fed back: that is how order is told.
 
         learning_curves.png: the error stays on a plateau for a long time and then falls
         within a few thousand sequences, in each trial at another time.

@@ -93,8 +93,10 @@ def committed(task: str) -> list[Baseline]:
     ]
 
 
-def take(folder: Path, *, curves: bool = True) -> Path:
+def take(folder: Path, *, curves: bool = True, only: str = "") -> Path:
     """Keep a finished run as a baseline, with or without its curves; returns the file it is in.
+
+    `only` is the beginning of the names of the variants that are kept.
 
     Raises
     ------
@@ -110,11 +112,17 @@ def take(folder: Path, *, curves: bool = True) -> Path:
         raise UsageError(f"{folder} holds no finished run ({error})") from error
     columns: dict[str, Any] = {}
     for trial in trials:
-        column = columns.setdefault(trial.pop("variant"), {"trials": [], "curves": []})
-        column["trials"].append(trial)
+        variant = trial.pop("variant")
+        if not variant.startswith(only):
+            continue
+        column = columns.setdefault(variant, {"trials": [], "curves": []})
+        column["trials"].append({name: value for name, value in trial.items() if value != ""})
         column["curves"].append({})
     for metric in metrics:
-        curve = columns[metric.pop("variant")]["curves"][metric.pop("trial")]
+        variant, number = metric.pop("variant"), metric.pop("trial")
+        if variant not in columns:
+            continue
+        curve = columns[variant]["curves"][number]
         for name, value in metric.items():
             if name != "step" and value != "":
                 points = curve.setdefault(name, {"steps": [], "values": []})

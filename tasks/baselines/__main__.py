@@ -1,6 +1,8 @@
-"""`python -m tasks.baselines [--no-curves] FOLDER…` keeps finished runs as baselines."""
+"""`python -m tasks.baselines FOLDER…` keeps finished runs as baselines."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.baselines import take
@@ -8,16 +10,16 @@ from tasks.console import say
 from tasks.harness import UsageError
 
 
-def main(folders: list[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Take every folder; returns the exit code."""
-    curves = folders[:1] != ["--no-curves"]
-    folders = folders if curves else folders[1:]
-    if not folders or folders[0].startswith("-"):
-        say("usage: python -m tasks.baselines [--no-curves] FOLDER…   (folders of finished runs)")
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m tasks.baselines", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a finished run's")
+    parser.add_argument("--no-curves", action="store_true", help="results only, a line a trial")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="variants that begin so")
+    options = parser.parse_args(words)
     try:
-        for folder in folders:
-            say(f"kept in {take(Path(folder), curves=curves)}")
+        for folder in options.folders:
+            say(f"kept in {take(folder, curves=not options.no_curves, only=options.only)}")
     except UsageError as error:
         say(f"baselines: {error}")
         return 2
