@@ -773,7 +773,7 @@ def _papers_curves(run: Run) -> Figure:
         axes.annotate("the paper's mean ", (PAPER[length][0] / 1000, 0.3), ha="right", fontsize=8)
         axes.set(title=f"T = {length}", xlabel="sequences seen (thousands)")
         axes.set(xscale="log", yscale="log")
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     np.atleast_1d(panels)[0].set_ylabel("mean error of the last 2000 sequences")
     figure.suptitle("The adding problem: the paper's network")
     return figure
