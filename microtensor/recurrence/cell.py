@@ -35,6 +35,7 @@ they may use only operators and the functions of microtensor.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,6 @@ from typing import Any
 
 from microtensor.creation import detach
 from microtensor.ops import broadcast_to, concatenate, reshape, split
-from microtensor.recurrence.drivers.loops import Loops, made_for
 from microtensor.recurrence.drivers.printing import Program
 
 __all__ = ["Cell", "cell"]
@@ -240,9 +240,10 @@ class Cell:
             ) from self._program
         if driver == "arrays":
             return program.source()
-        if not made_for(self):
+        loops: Any = importlib.import_module("microtensor.recurrence.drivers.loops")
+        if not loops.made_for(self):
             raise TypeError(f"cell {self.name} is none for the driver 'numba': it runs on arrays")
-        return Loops(program, general=False).source()
+        return str(loops.Loops(program, general=False).source())
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """The equations as they stand, on numbers, arrays or tensors of one shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,8 +13,6 @@ from typing import Any, overload
 import numpy as np
 
 from microtensor.recurrence.drivers import arrays, compiled
-from microtensor.recurrence.drivers import numba as loops
-from microtensor.recurrence.drivers.loops import made_for
 
 DRIVERS = ("numba", "arrays", "steps")
 
@@ -93,11 +92,17 @@ def _default() -> str:
     return "arrays" if compiled.numba() is None else "numba"
 
 
+def _compiling() -> Any:
+    """The Numba driver, imported when it is first wanted."""
+    return importlib.import_module("microtensor.recurrence.drivers.numba")
+
+
 def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     """What runs a call: the Numba driver, if it is wanted and can; noted, if it is."""
     if driver() != "numba" or xp is not np or call.trials is not None:
         return arrays
-    if not made_for(call.program.cell) or not loops.fits(operands, call):
+    loops = _compiling()
+    if not loops.fits(operands, call):
         return arrays
     masked = call.mask is not None or call.valid is not None
     x, h = operands[0], operands[1]
@@ -105,7 +110,7 @@ def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     if error is None:
         if call.kept is not None:
             call.kept["driver"] = loops
-        return loops
+        return loops  # type: ignore[no-any-return]
     if _driver.get() == "numba" and error not in _told:
         _told.append(error)
         warnings.warn(
@@ -128,6 +133,6 @@ def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any,
 
 def backward(g: Any, needs: Any, operands: Any, lease: arrays.Lease, call: Any) -> list[Any]:
     """The gradients of a call, by the driver that has run it."""
-    module: Any = loops if isinstance(lease.plan, loops.Plan) else arrays
+    module: Any = arrays if isinstance(lease.plan, arrays.Plan) else _compiling()
     found: list[Any] = module.backward(g, needs, operands, lease, call)
     return found

@@ -22,7 +22,7 @@ import numpy as np
 from microtensor.backend import Array
 from microtensor.recurrence.drivers import compiled
 from microtensor.recurrence.drivers.arrays import Call, Lease, take
-from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source
+from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source, made_for
 from microtensor.recurrence.drivers.moves import WEIGHTS, Move, arrays_of, table
 
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
@@ -208,8 +208,13 @@ def _run(plan: Plan, back: bool, given: Sequence[Array], found: Sequence[Array])
 
 
 def fits(arrays: Sequence[Array], call: Call) -> bool:
-    """Whether the shapes belong together: compiled code looks at none of them."""
+    """Whether this driver is made for the cell, and the shapes belong together.
+
+    Compiled code looks at none of them.
+    """
     cell = call.program.cell
+    if not made_for(cell):
+        return False
     count = len(cell.state)
     x, states = arrays[0], arrays[1 : 1 + count]
     B, I, H = x.shape[1 - call.time], x.shape[2], states[0].shape[-1]
