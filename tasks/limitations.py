@@ -24,12 +24,10 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     at_most,
     check_counts,
-    check_learning_rate,
     check_named_once,
     judged,
     within,
@@ -38,7 +36,7 @@ from tasks.online import (
     EXAM,
     Drawn,
     Generators,
-    Modern,
+    ModernSettings,
     Problem,
     Stage,
     all_right,
@@ -70,7 +68,7 @@ WIDE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitationsSettings(Settings):
+class LimitationsSettings(ModernSettings):
     """The paper gives no sizes but 500 steps of parity, and 3 or 11, 99 or 100 steps to tell."""
 
     trials: int = 10
@@ -91,23 +89,14 @@ class LimitationsSettings(Settings):
     """The most guesses of all weights at random, for the parity."""
     exam: int = EXAM
     """New sequences of the final test."""
-    cell: str = "lstm"
-    """Of today's network, trained beside the paper's: a cell's name, or FILE.py:NAME."""
-    hidden_size: int = 16
-    """Its units."""
-    batch: int = 32
-    """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_named_once("parts", self.parts)
         check_counts(self, "cap", "cap_long", "cap_modern", "guesses", "exam")
-        check_counts(self, "parity_steps", "hidden_size", "batch")
+        check_counts(self, "parity_steps")
         if self.xor_steps < 10:
             raise ValueError(f"xor_steps must be at least 10; got {self.xor_steps}")
-        check_learning_rate(self.learning_rate)
         for inputs in (1, len(SYMBOLS)):
             readers_cell.check(self.cell, inputs, self.hidden_size)
 
@@ -327,13 +316,7 @@ def train(work: Work) -> list[Trial]:
         network = guessing.Guessed(hidden=1, in_order=True)
         return fit_guesses(work, chosen, network, RIGHT, settings.guesses)
     if one.kind == "modern":
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        return fit_modern(work, chosen, modern)
+        return fit_modern(work, chosen, settings.modern)
     return fit(work, chosen)
 
 

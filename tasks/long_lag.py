@@ -39,13 +39,11 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     at_least,
     at_most,
     check_counts,
-    check_learning_rate,
     check_named_once,
     judged,
     mean_of,
@@ -58,7 +56,7 @@ from tasks.online import (
     Generators,
     Lane,
     Look,
-    Modern,
+    ModernSettings,
     Problem,
     Stage,
     Tested,
@@ -163,7 +161,7 @@ RATIOS = (1, 2, 5, 10, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongLagSettings(Settings):
+class LongLagSettings(ModernSettings):
     """The paper's networks and rates; caps are lower than its 5 million."""
 
     trials: int = 20
@@ -195,18 +193,10 @@ class LongLagSettings(Settings):
     """The same for RTRL at p = 4, and at p = 10, and for RTRL and BPTT at the p of 2a."""
     cap_chunker: int = 30_000
     """The same for the chunker."""
-    cell: str = "lstm"
-    """Of today's network: a cell's name, or FILE.py:NAME."""
-    hidden_size: int = 16
-    """Its units."""
-    batch: int = 32
-    """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "cap", "cap_2c", "cap_modern", "cap_chunker", "hidden_size", "batch")
+        check_counts(self, "cap", "cap_2c", "cap_modern", "cap_chunker")
         if min(self.cap_rivals) < 1:
             raise ValueError(f"cap_rivals must be at least 1 each; got {self.cap_rivals}")
         check_named_once("rows", self.rows)
@@ -217,7 +207,6 @@ class LongLagSettings(Settings):
             raise ValueError("with p = 10, rtrl and rtrl_10 are the same; name one of them in rows")
         if self.q < max(RATIOS):
             raise ValueError(f"q must be at least {max(RATIOS)}, for q/p = 20; got {self.q}")
-        check_learning_rate(self.learning_rate)
         readers_cell.check(self.cell, self.p + 1, self.hidden_size)
 
 
@@ -550,13 +539,7 @@ def train(work: Work) -> list[Trial]:
     settings: LongLagSettings = work.settings
     chosen = problem(settings, work.variant)
     if work.variant.endswith("modern"):
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        trials = fit_modern(work, chosen, modern)
+        trials = fit_modern(work, chosen, settings.modern)
     else:
         trials = fit(work, chosen)
     return [dataclasses.replace(t, values=_told(t.values, chosen)) for t in trials]

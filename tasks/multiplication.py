@@ -21,18 +21,16 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     at_most,
     check_counts,
-    check_learning_rate,
     check_named_once,
     judged,
     mean_of,
     within,
 )
-from tasks.online import EXAM, Modern, Problem, Stage, all_right, fit, fit_modern
+from tasks.online import EXAM, ModernSettings, Problem, Stage, all_right, fit, fit_modern
 from tasks.pairs import RIGHT, Sequences, chance_of_first_pair, check_length
 from tasks.papers_table import Line
 from tasks.work import Work
@@ -81,7 +79,7 @@ Variant = Literal["text", "table10", "linear", "modern"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiplicationSettings(Settings):
+class MultiplicationSettings(ModernSettings):
     """The paper's network and rate; beside it what a reader of today would try first."""
 
     trials: int = 10
@@ -95,21 +93,16 @@ class MultiplicationSettings(Settings):
     """The most sequences of the paper's network; a trial that needs more has failed."""
     cap_modern: int = 300_000
     """The same for today's network."""
-    cell: str = "lstm"
-    """Of today's network: a cell's name, or FILE.py:NAME."""
     hidden_size: int = 32
-    """Its units."""
+    """Units of today's network."""
     batch: int = 50
     """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "cap", "cap_modern", "hidden_size", "batch")
+        check_counts(self, "cap", "cap_modern")
         check_length(self.length)
         check_named_once("readings", self.readings)
-        check_learning_rate(self.learning_rate)
         readers_cell.check(self.cell, 2, self.hidden_size)
 
 
@@ -160,13 +153,7 @@ def train(work: Work) -> list[Trial]:
     settings: MultiplicationSettings = work.settings
     chosen = problem(settings, work.variant)
     if work.variant == "modern":
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        return fit_modern(work, chosen, modern)
+        return fit_modern(work, chosen, settings.modern)
     return fit(work, chosen)
 
 

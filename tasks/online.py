@@ -43,7 +43,7 @@ from models.chunker import TwoNets
 from models.lstm1997 import Network
 from models.rtrl import FullyRecurrent, Layered
 from tasks import readers_cell
-from tasks.harness import Trial
+from tasks.harness import Settings, Trial, check_counts, check_learning_rate
 from tasks.work import Work
 
 LANES = 16
@@ -671,6 +671,35 @@ class Modern:
     learning_rate: float = 0.01
     remember: float = 4.0
     clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernSettings(Settings):
+    """Settings of an experiment beside whose networks one of today is trained."""
+
+    cell: str = "lstm"
+    """Of today's network, trained beside the paper's: a cell's name, or FILE.py:NAME."""
+    hidden_size: int = 16
+    """Its units."""
+    batch: int = 32
+    """Sequences an update of it."""
+    learning_rate: float = 0.01
+    """Its step size, of Adam."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "hidden_size", "batch")
+        check_learning_rate(self.learning_rate)
+
+    @property
+    def modern(self) -> Modern:
+        """What `fit_modern` trains."""
+        return Modern(
+            cell=self.cell,
+            hidden_size=self.hidden_size,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+        )
 
 
 class ModernNetwork(nn.Module):

@@ -32,13 +32,11 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     at_least,
     at_most,
     check_counts,
-    check_learning_rate,
     check_named_once,
     judged,
     median_of,
@@ -49,7 +47,7 @@ from tasks.online import (
     Drawn,
     Generators,
     Look,
-    Modern,
+    ModernSettings,
     Problem,
     Stage,
     Tested,
@@ -238,7 +236,7 @@ Choice = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReberSettings(Settings):
+class ReberSettings(ModernSettings):
     """The paper's networks and rates, in every reading of what it leaves open."""
 
     trials: int = 30
@@ -258,21 +256,12 @@ class ReberSettings(Settings):
     """The same for the rivals."""
     looks: int = 100
     """Sequences between two looks at the training and the test set."""
-    cell: str = "lstm"
-    """Of today's network: a cell's name, or FILE.py:NAME."""
-    hidden_size: int = 16
-    """Its units."""
-    batch: int = 32
-    """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "strings", "cap", "cap_rivals", "looks", "hidden_size", "batch")
+        check_counts(self, "strings", "cap", "cap_rivals", "looks")
         check_named_once("rows", self.rows)
         check_named_once("readings", self.readings)
-        check_learning_rate(self.learning_rate)
         readers_cell.check(self.cell, len(SYMBOLS), self.hidden_size)
 
 
@@ -478,13 +467,7 @@ def train(work: Work) -> list[Trial]:
     pairs = [Pair(work.generator("pair", i, trial=0), settings.distinct) for i in range(PAIRS)]
     chosen = problem(settings, work.variant, pairs)
     if work.variant == "modern":
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        return fit_modern(work, chosen, modern)
+        return fit_modern(work, chosen, settings.modern)
     return fit(work, chosen)
 
 

@@ -22,18 +22,16 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     check_counts,
-    check_learning_rate,
     judged,
     within,
 )
 from tasks.online import (
     EXAM,
     Drawn,
-    Modern,
+    ModernSettings,
     Problem,
     Stage,
     all_right,
@@ -59,7 +57,7 @@ MEAN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemporalOrderSettings(Settings):
+class TemporalOrderSettings(ModernSettings):
     """The paper's networks and rates; its 6b has 10 trials."""
 
     trials: int = 20
@@ -68,19 +66,10 @@ class TemporalOrderSettings(Settings):
     """The most sequences of the paper's networks; a trial that needs more has failed."""
     cap_modern: int = 200_000
     """The same for today's network."""
-    cell: str = "lstm"
-    """Of today's network, trained beside the paper's: a cell's name, or FILE.py:NAME."""
-    hidden_size: int = 16
-    """Its units."""
-    batch: int = 32
-    """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "cap", "cap_modern", "hidden_size", "batch")
-        check_learning_rate(self.learning_rate)
+        check_counts(self, "cap", "cap_modern")
         readers_cell.check(self.cell, len(SYMBOLS), self.hidden_size)
 
 
@@ -168,13 +157,7 @@ def train(work: Work) -> list[Trial]:
     settings: TemporalOrderSettings = work.settings
     chosen = problem(settings, work.variant)
     if work.variant.endswith("modern"):
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        return fit_modern(work, chosen, modern)
+        return fit_modern(work, chosen, settings.modern)
     return fit(work, chosen)
 
 

@@ -26,12 +26,10 @@ from tasks.harness import (
     Level,
     Row,
     Run,
-    Settings,
     Task,
     Trial,
     at_most,
     check_counts,
-    check_learning_rate,
     check_named_once,
     judged,
     mean_of,
@@ -42,7 +40,7 @@ from tasks.online import (
     Drawn,
     Generators,
     Look,
-    Modern,
+    ModernSettings,
     Problem,
     Stage,
     count_wrong,
@@ -110,7 +108,7 @@ NETWORK = Network(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoSequenceSettings(Settings):
+class TwoSequenceSettings(ModernSettings):
     """The paper's; how often its criteria are looked at is not in it."""
 
     trials: int = 10
@@ -137,21 +135,12 @@ class TwoSequenceSettings(Settings):
     """Sequences of the test set that the criteria look at."""
     exam: int = EXAM
     """New sequences of the final test."""
-    cell: str = "lstm"
-    """Of today's network, trained beside the paper's: a cell's name, or FILE.py:NAME."""
-    hidden_size: int = 16
-    """Its units."""
-    batch: int = 32
-    """Sequences an update of it."""
-    learning_rate: float = 0.01
-    """Its step size, of Adam."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_named_once("rows", self.rows)
         caps = ("cap", "cap_noisy", "cap_long", "cap_modern", "guesses")
-        check_counts(self, *caps, "looks", "looks_long", "tested", "exam", "hidden_size", "batch")
-        check_learning_rate(self.learning_rate)
+        check_counts(self, *caps, "looks", "looks_long", "tested", "exam")
         most = max([kind.but for kind in KINDS.values()])
         if self.tested <= most:
             raise ValueError(
@@ -305,13 +294,7 @@ def train(work: Work) -> list[Trial]:
         network = guessing.Guessed(hidden=1)
         return fit_guesses(work, chosen, network, kind.right, settings.guesses, kind.but)
     if work.variant.endswith("modern"):
-        modern = Modern(
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-        )
-        return fit_modern(work, chosen, modern)
+        return fit_modern(work, chosen, settings.modern)
     return fit(work, chosen)
 
 
