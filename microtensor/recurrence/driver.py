@@ -54,9 +54,10 @@ def driver(name: str | None = None) -> str | _Choice:
     The default is what the environment variable MICROTENSOR_DRIVER says, or else "numba" where
     Numba can be imported and "arrays" where not. A choice belongs to the current thread or task.
 
-    What the Numba driver cannot do runs on arrays: CuPy's arrays, stacks of trials, cells that use
-    `per_block`, `feeds`, `truncated` or `biased`, and cells whose source Numba does not compile (of
-    which there is a warning, once, if "numba" was chosen in so many words). Layers of modules,
+    What the Numba driver cannot do runs on arrays: CuPy's arrays, cells that use `per_block`,
+    `feeds`, `truncated` or `biased`, and cells whose source Numba does not compile (of which there
+    is a warning, once, if "numba" was chosen in so many words). The trials of a large stack run in
+    two threads, unless NUMBA_NUM_THREADS is 1. Layers of modules,
     `GRU(reset="before")`, cells whose equations cannot be derived (see `Cell.source`) and numbers
     other than float32 and float64 always run step by step; so does everything under
     `detect_anomaly`, which then names the step's own operation.
@@ -99,14 +100,15 @@ def _compiling() -> Any:
 
 def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     """What runs a call: the Numba driver, if it is wanted and can; noted, if it is."""
-    if driver() != "numba" or xp is not np or call.trials is not None:
+    if driver() != "numba" or xp is not np:
         return arrays
     loops = _compiling()
     if not loops.fits(operands, call):
         return arrays
     masked = call.mask is not None or call.valid is not None
     x, h = operands[0], operands[1]
-    error = loops.prepare(call.program, x.dtype, h.shape[-1], masked)
+    stacked = call.trials is not None
+    error = loops.prepare(call.program, x.dtype, h.shape[-1], masked, stacked)
     if error is None:
         if call.kept is not None:
             call.kept["driver"] = loops

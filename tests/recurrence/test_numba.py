@@ -7,6 +7,7 @@ test_fused.py has the many cells, on arrays.
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from microtensor.testing import check_grads
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["lstm", "gru", "own_cell"]
+TRIALS = 3
 kinds, seeds = st.sampled_from(KINDS), st.integers(0, 2**32 - 1)
 
 
@@ -78,6 +80,87 @@ def test_blocks_of_steps_make_no_difference(length, monkeypatch):
         _waiting.clear()
         compare(layer, rng, 65, 2, lengths=lengths, fast="numba")
     _waiting.clear()
+
+
+@pytest.mark.numba
+@given(
+    kind=kinds,
+    seed=seeds,
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
+    bias=st.sampled_from([True, False, "single"]),
+    batch_first=st.booleans(),
+    bidirectional=st.booleans(),
+    dropped=st.booleans(),
+    padded=st.booleans(),
+    chosen=st.none() | st.just((0,)) | st.just((1,)),
+    at_once=st.booleans(),
+)
+def test_a_stack_is_the_loop(
+    kind, seed, sizes, bias, batch_first, bidirectional, dropped, padded, chosen, at_once
+):
+    """All trials of a stack, in one thread or in two."""
+    steps, batch, inputs = sizes
+    generators = [mt.Generator(k) for k in range(TRIALS)]
+    options = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    options |= {"recurrent_dropout": 0.4 * dropped}
+    layers = [build(kind, inputs, 5, generator=g, **options) for g in generators]
+    layer = spread(nn.stack(layers), rng := np.random.default_rng(seed))
+    order = (batch, steps) if batch_first else (steps, batch)
+    x = mt.tensor(rng.normal(size=(TRIALS, *order, inputs)), requires_grad=True)
+    shape = (TRIALS, 1 + bidirectional, batch, 5)
+    state = bare([mt.tensor(rng.normal(size=shape), requires_grad=True) for _ in layer.cell.state])
+    lengths = rng.integers(1, steps + 1, (TRIALS, batch)) if padded else None
+    with pytest.MonkeyPatch.context() as patch:
+        started = in_threads(patch, at_once)
+        mine, theirs = both_ways(layer, x, state, lengths, chosen, All(generators), "numba")
+        assert bool(started) is at_once
+    for name, value in theirs.items():
+        close(mine[name], value, name)
+
+
+class All:
+    """Several generators that begin anew together."""
+
+    def __init__(self, generators):
+        self.generators = generators
+
+    def manual_seed(self, seed):
+        for k, generator in enumerate(self.generators):
+            generator.manual_seed(seed + k)
+
+
+def in_threads(patch, wanted):
+    """Run stacks in two threads, whatever their size, or in one; a list of all that start."""
+    started = []
+
+    class Thread(threading.Thread):
+        def start(self):
+            started.append(self)
+            super().start()
+
+    _waiting.clear()  # a plan knows already
+    patch.setattr(compiled.numba().config, "NUMBA_NUM_THREADS", 2 if wanted else 1)
+    patch.setattr(loops, "WORTHWHILE", 0)
+    patch.setattr(loops.threading, "Thread", Thread)
+    return started
+
+
+@pytest.mark.numba
+def test_two_threads_change_no_bit(monkeypatch):
+    rng = np.random.default_rng(0)
+    layer = nn.stack([build("lstm", 3, 5, "float32") for _ in range(TRIALS)])
+    x = rng.normal(size=(TRIALS, 7, 2, 3)).astype("float32")
+    found = []
+    for wanted in (False, True):
+        with pytest.MonkeyPatch.context() as patch, driver("numba"):
+            started = in_threads(patch, wanted)
+            leaf = mt.tensor(x, requires_grad=True)
+            output, _ = layer(leaf)
+            gradients = mt.grad(mt.sum(output * output), [leaf, *layer.parameters()])
+            found.append([host(value) for value in (output, *gradients)])
+            assert len(started) == 2 * wanted  # forward and backward
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.numba

@@ -14,7 +14,8 @@ array `m`, and all sizes and places in a second one, `s`. The places:
 
 Two functions are printed for a cell, in two variants: without and with masks for recurrent dropout
 and for sequences of different lengths. What all cells share is a module of its own: the products,
-and the moves of numbers between `m` and the user's arrays (moves.py).
+and the moves of numbers between `m` and the user's arrays (moves.py). So are the loops over the
+trials of a stack, of which each has its own `m` and `s`.
 """
 
 from __future__ import annotations
@@ -156,6 +157,14 @@ def _header(dtype: str, width: int, functions: Sequence[str], *imports: str) -> 
 def _function(declaration: str, kinds: str) -> list[str]:
     options = 'cache=on_disk, error_model="numpy", nogil=True'
     return [f'@njit("void({kinds})", {options})', f"def {declaration}:"]
+
+
+def _kinds(dtype: str, arrays: Mapping[str, int], stacked: bool = False) -> list[str]:
+    """Numba's types of what a pass is called with; in a stack all but the moves has its trials."""
+    trials = ":, " * stacked
+    kinds = [f"{dtype}[{trials}{':, ' * (axes - 1)}::1]" for axes in arrays.values()]
+    kinds[0] = f"{dtype}[{trials}:, :, :]"  # x, or what arrives at the outputs: in any order
+    return [f"{dtype}[{trials}::1]", f"int64[{trials}::1]", "int64[:, ::1]", *kinds]
 
 
 def made_for(cell: Any) -> bool:
@@ -486,18 +495,33 @@ class Loops:
             ]
         )
 
+    def stack_source(self, dtype: str = "float32", passes: str = "passes") -> str:
+        """The module of both passes over a stack; `passes` is the name of the one for a trial.
+
+        Trials `first` to `last` are run one after the other; others may be run at the same time.
+        """
+        lines = ["from numba import njit", "", f"from {passes} import backward, forward"]
+        for title in ("forward", "backward"):
+            arrays = arrays_of(self.cell, backward=title == "backward")
+            kinds = [*_kinds(dtype, arrays, stacked=True), "intp", "intp"]
+            mine = ", ".join([f"{name}[k]" for name in arrays])
+            declaration = f"{title}_stack(m, s, moves, {', '.join(arrays)}, first, last)"
+            lines += ["", "", *_function(declaration, ", ".join(kinds))]
+            lines += ["    for k in range(first, last):"]
+            lines += [f"        {title}(m[k], s[k], moves, {mine})"]
+        return "\n".join([*lines, ""])
+
     @staticmethod
     def _pass(title: str, dtype: str, arrays: Mapping[str, int], lines: list[str]) -> list[str]:
         """One of the two functions: its head, the numbers that it uses, and its statements."""
-        kinds = [f"{dtype}[{':, ' * (axes - 1)}::1]" for axes in arrays.values()]
-        kinds[0] = f"{dtype}[:, :, :]"  # x, or what arrives at the outputs: in any order
-        kinds = [f"{dtype}[::1]", "int64[::1]", "int64[:, ::1]", *kinds]
         used = set(re.findall(r"\w+", "\n".join(lines)))
         head = [f"{number} = s[{i}]" for i, number in enumerate(NUMBERS) if number in used]
         if "faint" in used:
             head.append(f"faint = real({'2.0**-80' if dtype == 'float32' else '2.0**-920'})")
         head += [f"s[{len(NUMBERS) + i}] = address_of({name})" for i, name in enumerate(arrays)]
         return [
-            *_function(f"{title}(m, s, moves, {', '.join(arrays)})", ", ".join(kinds)),
+            *_function(
+                f"{title}(m, s, moves, {', '.join(arrays)})", ", ".join(_kinds(dtype, arrays))
+            ),
             *[f"    {line}" for line in [*head, *lines]],
         ]

@@ -6,12 +6,16 @@ Here is the memory that they work on: one flat array for each set of sizes. As w
 
 Small layers are computed in a few millionths of a second. So a pass is one call: compiled code
 brings in what it needs of the user's arrays, and fills those that are handed out.
+
+In a stack of K trials (see `nn.stack`) every trial has such memory of its own, and the same code
+runs one after the other: half of them in a second thread, where that is worth its start.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import threading
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -26,6 +30,7 @@ from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source, 
 from microtensor.recurrence.drivers.moves import WEIGHTS, Move, arrays_of, table
 
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
+WORTHWHILE = 1 << 26  # multiplications of a stack's pass: many times the start of a thread
 
 
 class Sizes(NamedTuple):
@@ -41,6 +46,7 @@ class Sizes(NamedTuple):
     time: int
     reverse: bool
     recorded: bool
+    trials: int | None = None
 
 
 @cache
@@ -71,25 +77,45 @@ def _loops(program: Any, general: bool) -> Loops:
     return found
 
 
-def _compile(loops: Loops, dtype: str, width: int) -> ModuleType:
+def _compile(loops: Loops, dtype: Any, width: int) -> ModuleType:
     rows = 8 if _register() == 64 else 4  # as many as there are registers for
-    text = common_source(dtype, width, rows)
-    common = compiled.load(f"common_{dtype}x{width}", text, [_lanes()])
-    text = loops.source(dtype, width, common.__name__)
-    name = loops.cell.name if loops.cell.name.isidentifier() else "cell"
-    return compiled.load(name, text, [_lanes()])
+    text = common_source(dtype.name, width, rows)
+    common = compiled.load(f"common_{dtype.name}x{width}", text, [_lanes()])
+    text = loops.source(dtype.name, width, common.__name__)
+    return compiled.load(_name(loops), text, [_lanes()])
 
 
-def prepare(program: Any, dtype: Any, hidden: int, general: bool) -> Exception | None:
-    """Compile what calls need, the first time; what is in the way, or None."""
-    loops, width = _loops(program, general), width_of(dtype, hidden)
-    found = loops.compiled.get((dtype, width))
+def _compile_stack(loops: Loops, dtype: Any, width: int) -> ModuleType:
+    passes: Any = loops.compiled[dtype, width, False]
+    text = loops.stack_source(dtype.name, passes.__name__)
+    return compiled.load(f"{_name(loops)}_stack", text, [_lanes()])
+
+
+def _name(loops: Loops) -> str:
+    return loops.cell.name if loops.cell.name.isidentifier() else "cell"
+
+
+def _compiled(loops: Loops, dtype: Any, width: int, stacked: bool) -> ModuleType | Exception:
+    """The module of some passes, or why there is none."""
+    key = dtype, width, stacked
+    found: ModuleType | Exception | None = loops.compiled.get(key)
     if found is None:
         try:
-            found = _compile(loops, dtype.name, width)
+            found = (_compile_stack if stacked else _compile)(loops, dtype, width)
         except Exception as error:
             found = error.with_traceback(None)
-        loops.compiled[dtype, width] = found
+        loops.compiled[key] = found
+    return found
+
+
+def prepare(
+    program: Any, dtype: Any, hidden: int, general: bool, stacked: bool
+) -> Exception | None:
+    """Compile what calls need, the first time; what is in the way, or None."""
+    loops, width = _loops(program, general), width_of(dtype, hidden)
+    found = _compiled(loops, dtype, width, False)
+    if stacked and not isinstance(found, Exception):
+        found = _compiled(loops, dtype, width, True)
     return found if isinstance(found, Exception) else None
 
 
@@ -98,9 +124,11 @@ class Plan:
 
     def __init__(self, loops: Loops, sizes: Sizes) -> None:
         self.sizes = sizes
-        _, dtype, width, T, B, I, H, time, reverse, recorded = sizes
-        module: Any = loops.compiled[dtype, width]
-        self.forward, self.backward = module.forward, module.backward
+        _, dtype, width, T, B, I, H, time, reverse, recorded, trials = sizes
+        lead = () if trials is None else (trials,)
+        module: Any = loops.compiled[dtype, width, trials is not None]
+        names = ("forward", "backward") if trials is None else ("forward_stack", "backward_stack")
+        self.forward, self.backward = [getattr(module, name) for name in names]
         P, X = -(-H // width) * width, -(-I // width) * width
         F, rows, units = I + 1 + P, len(loops.rows), len(loops.cell.per_unit)
         M = rows * P
@@ -136,7 +164,8 @@ class Plan:
         for name, shape in shapes.items():
             at[name] = total
             total += -(-int(np.prod(shape)) // 16) * 16
-        self.memory = np.zeros(total, dtype)
+        self.memory = np.zeros((*lead, total), dtype)
+        self.shares = _shares(trials, T * B * M * F)
         self.nbytes = self.memory.nbytes
         at |= {
             "T": T,
@@ -163,16 +192,19 @@ class Plan:
         self.reading = [row for row, move in enumerate(whole) if move.n_i < 0][::2]
         self.strides: list[Any] = [None, None]
         numbers = [at[name] for name in NUMBERS] + [0] * len(arrays_of(loops.cell, backward=True))
-        self.numbers = np.array(numbers, np.int64)
-        views = {
-            name: self.memory[at[name] : at[name] + int(np.prod(shapes[name]))]
+        self.numbers = np.empty((*lead, len(numbers)), np.int64)  # a trial puts addresses into them
+        self.numbers[...] = numbers
+        hx, self.mask, self.valid = [
+            self.memory[..., at[name] : at[name] + int(np.prod(shapes[name]))].reshape(
+                *lead, *shapes[name]
+            )
             for name in ("hx", "mask", "valid")
-        }
-        views["hx"].reshape(shapes["hx"])[:, :, I] = 1
-        self.mask = views["mask"].reshape(shapes["mask"])[..., :H]
-        self.valid = views["valid"].reshape(shapes["valid"])
-        self.results = [(T, B, H) if time == 0 else (B, T, H)] + [(1, B, H)] * len(loops.cell.state)
-        self.nothing = [np.empty((0,) * ndim, dtype) for ndim in range(4)]  # of each rank
+        ]
+        hx[..., I] = 1
+        self.mask = self.mask[..., :H]
+        results = [(T, B, H) if time == 0 else (B, T, H)] + [(1, B, H)] * len(loops.cell.state)
+        self.results = [(*lead, *shape) for shape in results]
+        self.nothing = [np.empty((*lead, *(0,) * ndim), dtype) for ndim in range(4)]  # of each rank
         self.absent = 3 + len(loops.cell.state), len(WEIGHTS) + units + 1 + len(loops.cell.state)
 
     def read(self, which: int, array: Array) -> None:
@@ -180,8 +212,8 @@ class Plan:
         if array.strides == self.strides[which]:
             return
         self.strides[which] = array.strides
-        _, _, _, T, _, _, _, time, reverse, _ = self.sizes
-        *rows, k = [stride // array.itemsize for stride in array.strides]
+        T, time, reverse = self.sizes.steps, self.sizes.time, self.sizes.reverse
+        *rows, k = [stride // array.itemsize for stride in array.strides[-3:]]
         t, b = rows[time], rows[1 - time]
         where = ((T - 1) * t, -t, b, k) if reverse else (0, t, b, k)
         first = Move._fields.index("u_0")
@@ -195,16 +227,37 @@ class Plan:
         return (*arrays[:at], *[self.nothing[1]] * missing, *arrays[at:]) if missing else arrays
 
 
+def _shares(trials: int | None, work: int) -> list[tuple[int, ...]]:
+    """Which trials a pass runs: what is called alone first, then what is called at once.
+
+    The first call also tells whether the arrays are such as compiled code knows. `work` is how many
+    multiplications a trial takes.
+    """
+    if trials is None:
+        return [()]
+    threads: int = compiled.numba().config.NUMBA_NUM_THREADS
+    if min(threads, trials) < 2 or trials * work < WORTHWHILE:
+        return [(0, trials)]
+    return [(0, 0), (0, trials // 2), (trials // 2, trials)]
+
+
 def _run(plan: Plan, back: bool, given: Sequence[Array], found: Sequence[Array]) -> None:
     """Run a compiled pass on arrays that it reads and arrays that it fills."""
     function = plan.backward if back else plan.forward
+    first, *rest = plan.shares
     plan.read(back, given[0])
     try:
-        function(plan.memory, plan.numbers, plan.moves, *given, *found)
+        function(plan.memory, plan.numbers, plan.moves, *given, *found, *first)
     except TypeError:  # some may not be written, or are not contiguous: it knows no such arrays
         given = [np.array(array, order="C") for array in given]
         plan.read(back, given[0])
-        function(plan.memory, plan.numbers, plan.moves, *given, *found)
+        function(plan.memory, plan.numbers, plan.moves, *given, *found, *first)
+    if rest:
+        arguments = (plan.memory, plan.numbers, plan.moves, *given, *found)
+        other = threading.Thread(target=function, args=(*arguments, *rest[1]))
+        other.start()
+        function(*arguments, *rest[0])
+        other.join()
 
 
 def fits(arrays: Sequence[Array], call: Call) -> bool:
@@ -215,9 +268,9 @@ def fits(arrays: Sequence[Array], call: Call) -> bool:
     cell = call.program.cell
     if not made_for(cell):
         return False
-    count = len(cell.state)
+    count, lead = len(cell.state), () if call.trials is None else (call.trials,)
     x, states = arrays[0], arrays[1 : 1 + count]
-    B, I, H = x.shape[1 - call.time], x.shape[2], states[0].shape[-1]
+    B, I, H = x.shape[-2 - _time(call)], x.shape[-1], states[0].shape[-1]
     rows = len(cell.gates) * H
     shapes = {
         "weight_ih": (rows, I),
@@ -226,18 +279,24 @@ def fits(arrays: Sequence[Array], call: Call) -> bool:
         "bias_hh": (rows,),
     }
     weights = zip(call.names, arrays[1 + count :], strict=True)
-    return all(state.shape == (1, B, H) for state in states) and all(
-        weight.shape == shapes.get(name, (H,)) for name, weight in weights
+    return all(state.shape == (*lead, 1, B, H) for state in states) and all(
+        weight.shape == (*lead, *shapes.get(name, (H,))) for name, weight in weights
     )
 
 
+def _time(call: Call) -> int:
+    """The input's time axis, 0 or 1, behind that of the trials."""
+    return call.time if call.trials is None else call.time - 1
+
+
 def _sizes(arrays: Sequence[Array], call: Call) -> Sizes:
-    x, H = arrays[0], arrays[1].shape[2]
+    x, H, time = arrays[0], arrays[1].shape[-1], _time(call)
     loops = _loops(call.program, call.mask is not None or call.valid is not None)
     return Sizes(
         *(loops, x.dtype, width_of(x.dtype, H)),
-        *(x.shape[call.time], x.shape[1 - call.time], x.shape[2], H),
-        *(call.time, call.reverse, call.recorded),
+        *(x.shape[time - 3], x.shape[-2 - time], x.shape[-1], H),
+        *(time, call.reverse, call.recorded),
+        call.trials,
     )
 
 
@@ -253,7 +312,8 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     plan: Plan = lease.plan
     if sizes.loops.general:
         plan.mask[...] = 1 if call.mask is None else call.mask
-        plan.valid[...] = 1 if call.valid is None else call.valid[:: -1 if call.reverse else 1]
+        order = -1 if call.reverse else 1
+        plan.valid[...] = 1 if call.valid is None else call.valid[..., ::order, :]
     found = [np.empty(shape, sizes.dtype) for shape in plan.results]
     _run(plan, False, plan.with_absent(arrays), found)
     return tuple(found), lease
@@ -264,13 +324,13 @@ def backward(
 ) -> list[Any]:
     """A gradient for each array that needs one; `g` has None for a result that nothing used."""
     plan: Plan = lease.plan
-    nothing = plan.nothing
+    nothing, lead = plan.nothing, plan.memory.ndim - 1
     weights = arrays[len(g) : len(g) + 2]
     given = [nothing[3] if c is None else np.ascontiguousarray(c) for c in g]
     if g[0] is not None:
         given[0] = g[0]  # may lie in any order
     found = [
-        np.empty(array.shape, array.dtype) if need else nothing[array.ndim]
+        np.empty(array.shape, array.dtype) if need else nothing[array.ndim - lead]
         for array, need in zip(arrays, needs, strict=True)
     ]
     _run(plan, True, (*given, *weights), plan.with_absent(found))
