@@ -364,8 +364,9 @@ TASK = Task(
         first time that fewer than 140 of 2000 are wrong is a lucky time: on new sequences
         somewhat more than 7 in 100 are.
 
-        answers.png: where a network is wrong. A logistic output comes to neither end of
-        (0, 1); most of the errors that are left are at the upper end, where few targets are.
+        answers.png: where a network is wrong. A logistic output comes to neither end of (0, 1):
+        near 0 it says too much, and near 1, where few targets are, too little, with the largest
+        errors of all. A linear one comes to the lower end.
     """,
     settings=MultiplicationSettings,
     presets={

@@ -901,7 +901,7 @@ TASK = Task(
         have been kept over all that stands between, six steps at least. Whoever does not
         keep it fails in half of all strings.
 
-        In the paper five set-ups of its network learn that in 146 of 150 trials, after
+        In the paper five set-ups of its network learn that in 148 of 150 trials, after
         39,740 to 8,440 sequences in the mean, far sooner than the algorithms before it:
         real-time recurrent learning and Elman's network, which are here too, and recurrent
         cascade-correlation (half of its trials, 182,000 sequences), which is not.
