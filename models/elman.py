@@ -8,7 +8,8 @@ Servan-Schreiber and McClelland 1989, "Finite state automata and simple recurren
 Computation 1(3), had it learn the Reber grammar: 15 hidden units, 435 weights without biases.
 
 That nothing goes back through the recurrent product is what a cell's `truncated` says, so
-`recurrence.fit_online` trains it as it stands; the name of its weights' U is `weight_hh`.
+`recurrence.fit_online` trains it as it stands. W, U and V are called `weight_ih`, `weight_hh` and
+`readout_weight` there.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def accumulated(
     Parameters
     ----------
     network
-        With connectivity F, output gates and logistic output units.
+        With connectivity F, output gates, logistic output units, and g and h of the text or of
+        table 10.
     weights
         Its weights by the names of `Network.shapes`.
     x, targets
@@ -51,7 +52,7 @@ def accumulated(
         width = rows[gate].stop - rows[gate].start
         bias[rows[gate]] = weights["bias_ih"][at : at + width]
         at += width
-    low, high = {"text": (2, 1), "table": (1, 2)}[network.squashing]  # g in ±low, h in ±high
+    g_limit, h_limit = {"text": (2, 1), "table": (1, 2)}[network.squashing]
     of = np.arange(cells) // size  # the block of each cell
     y, y_in, y_out, s = np.zeros(cells), np.zeros(blocks), np.zeros(blocks), np.zeros(cells)
     ds_in, ds_cell = (np.zeros((cells, w.shape[1] + 1)) for _ in range(2))
@@ -62,12 +63,11 @@ def accumulated(
         z = np.concatenate([x_t, y, y_in, y_out, [1.0]])
         net = w @ z[:-1] + bias
         y_in, y_out = _sigma(net[rows["i"]]), _sigma(net[rows["o"]])
-        g_prime = _sigma(net[rows["g"]])
-        g = low * (2 * g_prime - 1)
-        g_prime = 2 * low * g_prime * (1 - g_prime)
+        sigma = _sigma(net[rows["g"]])
+        g, g_prime = g_limit * (2 * sigma - 1), 2 * g_limit * sigma * (1 - sigma)
         s = s + y_in[of] * g
-        h = high * (2 * _sigma(s) - 1)
-        h_prime = 2 * high * _sigma(s) * (1 - _sigma(s))
+        sigma = _sigma(s)
+        h, h_prime = h_limit * (2 * sigma - 1), 2 * h_limit * sigma * (1 - sigma)
         y = y_out[of] * h
         ds_cell += (g_prime * y_in[of])[:, None] * z
         ds_in += (g * (y_in * (1 - y_in))[of])[:, None] * z

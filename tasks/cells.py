@@ -39,6 +39,7 @@ from tasks.harness import (
     success_rate,
     within,
 )
+from tasks.online import WINDOW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +113,7 @@ PROBLEMS = {
         unit="",
         floor=0.0,
         levels=(Level("always saying the mean", adding.variance(ADDING_LENGTH)),),
-        solved=f"at one time the last {adding.RECENT} sequences right: the paper's rule",
+        solved=f"at one time the last {WINDOW} sequences right: the paper's rule",
         remember=4.0,
         every=50,
     ),
@@ -258,7 +259,7 @@ def _echo(work: Work, model: Reading) -> tuple[float, bool]:
 
 def _adding(work: Work, model: Adding) -> tuple[float, bool]:
     """As `adding` trains, but to the end of the budget, so that final losses can be compared."""
-    total, window = work.settings.adding_updates, math.ceil(adding.RECENT / ADDING_BATCH)
+    total, window = work.settings.adding_updates, math.ceil(WINDOW / ADDING_BATCH)
     optimizer = mt.optim.Adam(model.parameters(), lr=0.01)
     kept: dict[str, Any] = {
         "errors": np.full((window, ADDING_BATCH), np.inf),
@@ -549,7 +550,7 @@ def _solved_figure(run: Run) -> Figure:
     figure, all_axes = plots.new_figure(2, 2, width=10.0, height=6.0)
     for axes, (name, problem) in zip(all_axes.flat, PROBLEMS.items(), strict=True):
         bars = [(CELLS[c], run.values("solved", f"{name}_{c}"), False) for c in problem.cells]
-        adding.draw_solved(axes, bars)
+        plots.draw_solved(axes, bars)
         axes.set_title(problem.title)
     figure.supxlabel("share of trials that solve it (line: 95 % interval of Wilson)", fontsize=10)
     return figure

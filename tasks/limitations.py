@@ -19,7 +19,6 @@ from microtensor import nn
 from models import guessing
 from models.lstm1997 import Network
 from tasks import papers_table, plots, readers_cell
-from tasks.adding import filled, solved_bars
 from tasks.harness import (
     Level,
     Row,
@@ -76,7 +75,7 @@ class LimitationsSettings(ModernSettings):
     parts: tuple[Part, ...] = PARTS
     """Which limitations to try: xor, parity, counting."""
     xor_steps: int = 20
-    """T of the exclusive or; with 100 its sequences are those of experiment 6a."""
+    """T of the exclusive or; with 100 its sequences are such as in experiment 6a."""
     parity_steps: int = 500
     """T of the parity."""
     cap: int = 200_000
@@ -169,8 +168,8 @@ class Parity:
 class Ago:
     """One step is 1, all others are 0: how many steps before the end was it, so many or so many?
 
-    A sequence is 10 to 20 steps longer than the longer time (or half as long again), so that
-    counting from its beginning does not help.
+    A sequence has 9 steps more than the longer time at least, and half as many again at most, so
+    that counting from its beginning does not help.
 
     Parameters
     ----------
@@ -301,7 +300,7 @@ def problem(settings: LimitationsSettings, one: Try) -> Problem:
         looks=min(250, cap, settings.cap_modern),
         stages=(stage,),
         stream=one.stream,
-        due=lambda look: one.kind == "guess",
+        due=lambda look: False,  # only guessing has use for a test set, and asks for it itself
         score=count_wrong(RIGHT),
         exam=settings.exam,
     )
@@ -401,7 +400,7 @@ def printout(run: Run) -> str:
 def figures(run: Run) -> Mapping[str, Figure]:
     """Draw how many trials solve what, learning curves, and what gates cost."""
     bars = [(x.title, run.values("solved", x.variant), False) for x in lines(run.settings)]
-    solved = solved_bars(bars, "Limitations: trials that solve the task")
+    solved = plots.solved_bars(bars, "Limitations: trials that solve the task")
     solved.set_size_inches(11.0, solved.get_size_inches()[1])
     drawn = {"solved": solved, "weights": _weights()}
     if {"xor", "counting"} & set(run.settings.parts):
@@ -417,9 +416,7 @@ def _curves(run: Run) -> Figure:
         own = [x for x in lines(run.settings) if x.variant.startswith("ago") == (part != "xor")]
         own = [x for x in own if not x.variant.startswith("parity")]
         for line, color in zip(own, plots.PALETTE, strict=False):
-            steps, values = run.curve("error", line.variant)
-            if len(steps):
-                plots.curves(place, steps, filled(values), label=line.title, color=color)
+            plots.errors(place, run, line.variant, label=line.title, color=color)
         place.set(
             title={"xor": "Exclusive or", "counting": "How many steps ago?"}[part],
             xlabel="sequences seen",
@@ -427,7 +424,7 @@ def _curves(run: Run) -> Figure:
             ylim=(0, None),
         )
         plots.reference_levels(place, (Level("always saying one half", 0.5),), side="left")
-        place.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        plots.legend_below(place)
     axes[0, 0].set_ylabel("largest error, mean of the last 2000 sequences")
     return figure
 

@@ -34,7 +34,6 @@ from models.chunker import Chunking, TwoNets
 from models.lstm1997 import Network, Squashing
 from models.rtrl import Layered
 from tasks import papers_table, plots, readers_cell
-from tasks.adding import filled, solved_bars
 from tasks.harness import (
     Level,
     Row,
@@ -203,8 +202,11 @@ class LongLagSettings(ModernSettings):
         check_named_once("readings", self.readings)
         if self.p < 2:
             raise ValueError(f"p must be at least 2, for there to be a middle; got {self.p}")
-        if self.p == 10 and {"rtrl", "rtrl_10"} <= set(self.rows):
-            raise ValueError("with p = 10, rtrl and rtrl_10 are the same; name one of them in rows")
+        for row in ("rtrl_4_1", "rtrl_10"):
+            if self.p == RIVALS[row].p and {"rtrl", row} <= set(self.rows):
+                raise ValueError(
+                    f"with p = {self.p}, rtrl and {row} are the same; name one of them in rows"
+                )
         if self.q < max(RATIOS):
             raise ValueError(f"q must be at least {max(RATIOS)}, for q/p = 20; got {self.q}")
         readers_cell.check(self.cell, self.p + 1, self.hidden_size)
@@ -659,7 +661,7 @@ def _rival_rows(run: Run, judge: bool) -> list[Row]:
                     f"2a, {title}: trials that succeed",
                     **success_rate(max(tried, key=sum)),
                     **judged(target, "paper", at_least(0.01), when=judge and size),
-                    note="Some must, where all of the others fail.",
+                    note="Some must, since some do in the paper.",
                 )
             )
     return made
@@ -822,13 +824,10 @@ def printout(run: Run) -> str:
 def figures(run: Run) -> Mapping[str, Figure]:
     """Draw learning curves, solved trials, what the cell of 2a is used for, and table 3."""
     known, chosen = all_lines(run.settings), variants(run.settings)
-    bars = []
-    for line in known:
-        title = line.title if line.stage == "solved" else f"{line.title} {line.stage}"
-        bars.append((title, run.values(line.stage, line.variant), False))
+    bars = [(line.name, run.values(line.stage, line.variant), False) for line in known]
     drawn = {
         "learning_curves": _curves(run, known),
-        "solved": solved_bars(bars, "Long time lags: trials that solve them"),
+        "solved": plots.solved_bars(bars, "Long time lags: trials that solve them"),
     }
     if {"2a", "2a_start"} & set(chosen):
         drawn["abuse"] = _abuse(run)
@@ -853,10 +852,8 @@ def _curves(run: Run, known: Sequence[Line]) -> Figure:
     )
     for axes, (title, right, mine) in zip(np.atleast_1d(every), panels, strict=True):
         for line, color in zip(mine, plots.PALETTE, strict=False):
-            steps, values = run.curve("error", line.variant)
-            if len(steps):
-                label = line.title.rpartition(", ")[2]
-                plots.curves(axes, steps, filled(values), label=label, color=color)
+            label = line.title.rpartition(", ")[2]
+            plots.errors(axes, run, line.variant, label=label, color=color)
         axes.set(title=title, xlabel="sequences seen", xscale="log", ylim=(0, 1.05))
         plots.reference_levels(axes, (Level("right", right),))
         if axes.get_legend_handles_labels()[0]:
@@ -882,7 +879,7 @@ def _abuse(run: Run) -> Figure:
             lines = np.full((len(arrays), len(longest)), np.nan)
             for line, one in zip(lines, arrays, strict=True):
                 line[: len(one["trace"])] = one["trace"][:, column]
-            plots.curves(axes, longest[:, 0], filled(lines), label=label, color=color)
+            plots.curves(axes, longest[:, 0], plots.filled(lines), label=label, color=color)
         weights.plot(
             arrays[0]["early"], ".-", color=color, linewidth=0.8, markersize=4, label=label
         )

@@ -1008,11 +1008,6 @@ def _ratio_curves(axes: Any, run: Run, shown: Sequence[tuple[Recall, str]], metr
     axes.set_ylabel("loss / loss of the best without memory")
 
 
-def _legend(axes: Any) -> None:
-    """Below the axes: the curves fill them."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8)
-
-
 def _alphabet_figure(run: Run) -> Figure:
     known = _of(run, "alphabet").values()
     ways = list(dict.fromkeys(map(_way, known)))
@@ -1021,7 +1016,7 @@ def _alphabet_figure(run: Run) -> Figure:
         shown = [(case, f"{case.length} symbols") for case in known if _way(case) == way]
         _ratio_curves(axes, run, shown, "loss")
         axes.set_title(way.capitalize().replace(", ", ",\n"), fontsize=10)
-        _legend(axes)
+        plots.legend_below(axes)
     for axes in panels[1:]:
         axes.set_ylabel("")
     return figure
@@ -1034,7 +1029,7 @@ def _long_figure(run: Run) -> Figure:
     _ratio_curves(axes, run, list(zip(known, labels, strict=True)), "cue")
     axes.set_ylabel("loss of the last step / 2 ln 2")
     axes.set_title("Long sequences: the last symbol is the first")
-    _legend(axes)
+    plots.legend_below(axes)
     return figure
 
 
@@ -1065,7 +1060,7 @@ def _batch_figure(run: Run) -> Figure:
     left.set_xlabel("epoch")
     left.set_ylabel("mean squared error")
     left.set_title("The number before")
-    _legend(left)
+    plots.legend_below(left)
     known = cases(run.settings)
     shown = [
         (known["batch_one_by_one"], "one sequence after the other"),
@@ -1073,7 +1068,7 @@ def _batch_figure(run: Run) -> Figure:
     ]
     _ratio_curves(right, run, shown, "loss")
     right.set_title("Memory, gradient through the sequence")
-    _legend(right)
+    plots.legend_below(right)
     return figure
 
 
@@ -1084,7 +1079,7 @@ def _shuffle_figure(run: Run) -> Figure:
         shown = [(known[f"shuffle_{way}_{o}"], f"{o} order") for o in ("fixed", "shuffled")]
         _ratio_curves(axes, run, shown, "loss")
         axes.set_title(_ways(shown[0][0]).capitalize())
-        _legend(axes)
+        plots.legend_below(axes)
     panels[1].set_ylabel("")
     return figure
 

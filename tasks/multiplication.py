@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 import microtensor as mt
 from models.lstm1997 import Network, Squashing
 from tasks import pairs, papers_table, plots, readers_cell
-from tasks.adding import filled, solved_bars
 from tasks.harness import (
     Level,
     Row,
@@ -54,6 +53,8 @@ class Published:
 
 PAPER = {140: Published(482_000, 139, 0.0223, 0.026), 13: Published(1_273_000, 14, 0.0139, 0.013)}
 """Table 8, by n_seq: trained until fewer than so many of the last 2000 are wrong."""
+ERRORS = ("rmse", "mse", "mean_error")
+"""What `pairs.score` says of the errors in the test, as they stand in the printed table."""
 
 
 @dataclass(frozen=True)
@@ -222,19 +223,13 @@ def _data_rows(run: Run) -> list[Row]:
 
 def _error_rows(run: Run, line: Line, published: Published, judge: bool) -> list[Row]:
     """The errors in the test with the weights of the stage, of trials that have reached it."""
-    solved = run.values(line.stage, line.variant)
-
-    def of(name: str) -> list[Any]:
-        values = run.values(f"{line.stage}_{name}", line.variant)
-        return [v for v, s in zip(values, solved, strict=True) if s]
-
-    if not any(solved):
+    found = {name: papers_table.results(run, line, name) for name in ERRORS}
+    if not found["rmse"]:
         return []
-    title = f"{line.title}, {line.stage}"
     return [
         Row(
-            f"{title}: root of the mean squared error in the test, mean",
-            **mean_of(of("rmse")),
+            f"{line.name}: root of the mean squared error in the test, mean",
+            **mean_of(found["rmse"]),
             **judged(published.rmse, "paper", at_most(published.most_rmse), when=judge),
             levels=(
                 *levels(run.settings),
@@ -243,8 +238,8 @@ def _error_rows(run: Run, line: Line, published: Published, judge: bool) -> list
             note="The paper prints it as MSE. A mean square of 0.0223 cannot be: 95 of 100 errors "
             "were below 0.04, so the others would have to be 0.6 each.",
         ),
-        Row(f"{title}: mean squared error in the test, mean", **mean_of(of("mse"))),
-        Row(f"{title}: mean error in the test, mean", **mean_of(of("mean_error"))),
+        Row(f"{line.name}: mean squared error in the test, mean", **mean_of(found["mse"])),
+        Row(f"{line.name}: mean error in the test, mean", **mean_of(found["mean_error"])),
     ]
 
 
@@ -254,17 +249,9 @@ def printout(run: Run) -> str:
     chosen = [(line, paper) for line, paper in lines(run.settings) if line.variant in trained]
     errors = [["errors in the test, mean", "RMSE: paper", "ours", "MSE", "mean error"]]
     for line, published in chosen:
-        solved = run.values(line.stage, line.variant)
-        means = [
-            papers_table.number(
-                float(np.mean([v for v, s in zip(run.values(f"{line.stage}_{name}", line.variant),
-                                                 solved, strict=True) if s]))
-                if any(solved)
-                else None
-            )
-            for name in ("rmse", "mse", "mean_error")
-        ]  # fmt: skip
-        errors.append([f"{line.title}, {line.stage}", papers_table.number(published.rmse), *means])
+        found = [papers_table.results(run, line, name) for name in ERRORS]
+        means = [float(np.mean(values)) if values else None for values in found]
+        errors.append([line.name, *map(papers_table.number, (published.rmse, *means))])
     text = papers_table.text(run, "Table 8", [line for line, _ in chosen])
     return f"{text}\n\n{papers_table.aligned(errors)}"
 
@@ -281,9 +268,7 @@ def _curves(run: Run) -> Figure:
     figure, axes = plots.new_figure(height=5.0)
     first = [line for line, _ in lines(run.settings)[: len(run.settings.readings)]]
     for line, color in zip(first, plots.PALETTE, strict=False):
-        steps, values = run.curve("error", line.variant)
-        if len(steps):
-            plots.curves(axes, steps / 1000, filled(values), label=line.title, color=color)
+        plots.errors(axes, run, line.variant, label=line.title, color=color, per=1000)
     axes.set(
         title=f"The multiplication problem, T = {run.settings.length}",
         xlabel="sequences seen (thousands)",
@@ -293,26 +278,16 @@ def _curves(run: Run) -> Figure:
     )
     plots.reference_levels(axes, (Level("right", RIGHT),), side="left")
     for n_seq, published in PAPER.items():
-        axes.axvline(published.sequences / 1000, color="0.35", linestyle="--", linewidth=1.2)
-        axes.annotate(
-            f" paper, n_seq = {n_seq}",
-            (published.sequences / 1000, 1.0),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
+        plots.published(axes, published.sequences / 1000, f"paper,\n<{n_seq} wrong")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
 def _solved(run: Run) -> Figure:
     bars = [
-        (f"{line.title}, {line.stage}", run.values(line.stage, line.variant), False)
-        for line, _ in lines(run.settings)
+        (line.name, run.values(line.stage, line.variant), False) for line, _ in lines(run.settings)
     ]
-    return solved_bars(bars, "The multiplication problem: trials that reach the stage")
+    return plots.solved_bars(bars, "The multiplication problem: trials that reach the stage")
 
 
 def _answers(run: Run) -> Figure:

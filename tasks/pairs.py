@@ -108,7 +108,7 @@ def chance_of_first_pair(length: int) -> float:
 
 @dataclass(frozen=True)
 class Stream:
-    """A trial's sequences, T = `length`, of the experiment that `draws` are of."""
+    """A trial's sequences, T = `length`: what an experiment's `draw` makes, in `draws`."""
 
     draws: Callable[[mt.Generator, int, int], Sequences]
     length: int
@@ -147,7 +147,7 @@ def answers_figure(
 ) -> Figure:
     """The error of every answer against the target: a panel for each (network, its weights)."""
     figure, panels = plots.new_figure(
-        1, len(networks), width=3.3 * len(networks) + 0.6, height=3.7, sharex=True, sharey=True
+        1, len(networks), width=3.3 * len(networks) + 0.6, height=4.0, sharex=True, sharey=True
     )
     for axes, (name, (net, weights)) in zip(np.atleast_1d(panels), networks.items(), strict=True):
         with mt.no_grad(), mt.recurrence.driver("arrays"):
@@ -155,7 +155,10 @@ def answers_figure(
         last = output.numpy()[asked.lengths - 1, np.arange(len(asked.target)), 0]
         error = last - asked.target
         right = np.abs(error) < RIGHT
-        for those, color, label in ((right, 0, "right"), (~right, 1, "wrong")):
+        for those, color, label in (
+            (right, 0, f"right: error below {RIGHT} (dotted)"),
+            (~right, 1, "wrong"),
+        ):
             axes.plot(
                 asked.target[those],
                 error[those],
@@ -168,6 +171,15 @@ def answers_figure(
             axes.axhline(edge, color="0.35", linestyle=":", linewidth=1.2)
         axes.set_title(f"{name}\n{np.count_nonzero(~right)} of {len(right)} wrong", fontsize=9)
         axes.set_xlabel("target")
-    np.atleast_1d(panels)[0].set_ylabel("answer - target")
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel("answer - target")
+    figure.legend(
+        *first.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        markerscale=3,
+        frameon=False,
+        fontsize=9,
+    )
     figure.suptitle(title)
     return figure

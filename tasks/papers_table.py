@@ -23,7 +23,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,11 @@ class Line(NamedTuple):
     note: str = ""
     unit: str = "sequences"
 
+    @property
+    def name(self) -> str:
+        """The title, and the stage if it is another one than that the task is solved."""
+        return self.title if self.stage == "solved" else f"{self.title}, {self.stage}"
+
 
 def reached(run: Run, line: Line) -> list[int]:
     """After how many sequences each trial that reached the stage did."""
@@ -80,16 +85,22 @@ def reached(run: Run, line: Line) -> list[int]:
     return [int(sequences) for done, sequences in pairs if done]
 
 
+def results(run: Run, line: Line, name: str) -> list[Any]:
+    """A result of the test with the stage's weights, of the trials that have reached it."""
+    values = run.values(f"{line.stage}_{name}", line.variant)
+    pairs = zip(values, run.values(line.stage, line.variant), strict=True)
+    return [value for value, done in pairs if done]
+
+
 def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
     """How many trials succeed, after how many sequences, and how well; verdicts only if `judge`.
 
     Where no trial succeeds there is no number of sequences, and no row for it.
     """
-    title = line.title if line.stage == "solved" else f"{line.title}, {line.stage}"
     solved = run.values(line.stage, line.variant)
     made = [
         Row(
-            f"{title}: trials that succeed",
+            f"{line.name}: trials that succeed",
             **success_rate(solved),
             **_judged(
                 line.success,
@@ -104,7 +115,7 @@ def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
         unsolved = len(solved) - len(found)
         made.append(
             Row(
-                f"{title}: {line.unit} until success, mean",
+                f"{line.name}: {line.unit} until success, mean",
                 **mean_of(found),
                 **_judged(line.sequences, at_most(line.factor * (line.sequences or 0)), judge),
                 levels=_level("the paper", line.sequences, judge),
@@ -115,13 +126,13 @@ def rows(run: Run, line: Line, *, judge: bool) -> list[Row]:
     if name in run.of(line.variant)[0].values:
         made.append(
             Row(
-                f"{title}: wrong in the test, mean",
-                **mean_of([w for w, s in zip(run.values(name, line.variant), solved, strict=True)
-                           if s] or run.values(name, line.variant)),
+                f"{line.name}: wrong in the test, mean",
+                **mean_of(results(run, line, "wrong") or run.values(name, line.variant)),
                 **_judged(line.wrong, at_most(line.most_wrong), judge),
                 levels=_level("the paper", line.wrong, judge),
+                note="" if found else "Of all trials: none succeeds.",
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -150,13 +161,11 @@ def text(run: Run, title: str, lines: Iterable[Line]) -> str:
         if all(trial.variant != line.variant for trial in run.trials):
             continue
         found, solved = reached(run, line), run.values(line.stage, line.variant)
-        name = f"{line.stage}_wrong"
-        has_test = name in run.of(line.variant)[0].values
-        wrong = [w for w, s in zip(run.values(name, line.variant), solved, strict=True)
-                 if s] if has_test else []  # fmt: skip
+        has_test = f"{line.stage}_wrong" in run.of(line.variant)[0].values
+        wrong = results(run, line, "wrong") if has_test else []
         table.append(
             [
-                line.title if line.stage == "solved" else f"{line.title}, {line.stage}",
+                line.name,
                 number(line.sequences),
                 number(float(np.mean(found)) if found else None),
                 number(float(np.median(found)) if found else None),

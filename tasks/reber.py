@@ -776,14 +776,16 @@ def _success(run: Run) -> Figure:
         deep, columns, width=4.0 * columns, height=3.0 * deep + 0.8, sharex=True, sharey=True
     )
     flat = np.atleast_1d(axes).ravel()
+    latest = max(run.settings.cap, run.settings.cap_rivals)
     colors = dict(zip(READINGS, plots.PALETTE, strict=False))
     for panel, (name, mine) in zip(flat, panels.items(), strict=False):
+        cap = run.settings.cap_rivals if mine[0].variant in RIVALS else run.settings.cap
         for line in mine:
             reading = parts(line.variant)[1] if line.variant != "modern" else "text"
             for stage, style, width in (("inner", ":", 1.2), ("solved", "-", 2.0)):
                 found = sorted(papers_table.reached(run, line._replace(stage=stage)))
                 share = np.arange(len(found) + 1) / len(run.of(line.variant))
-                steps = np.array([1, *found, run.settings.cap])
+                steps = np.array([1, *found, cap])
                 panel.step(
                     steps,
                     np.append(share, share[-1]),
@@ -795,17 +797,8 @@ def _success(run: Run) -> Figure:
         paper = mine[0].sequences
         if paper:
             panel.axvline(paper, color="0.35", linestyle="--", linewidth=1.0)
-            panel.annotate(
-                f"paper: {paper:,.0f} ",
-                (paper, 0.5),
-                ha="right",
-                va="center",
-                rotation=90,
-                fontsize=8,
-                color="0.25",
-            )
-        panel.set_title(name, fontsize=10)
-        panel.set(xscale="log", ylim=(-0.03, 1.05), xlim=(run.settings.cap / 100, run.settings.cap))
+        panel.set_title(f"{name}; paper: {paper:,.0f}" if paper else name, fontsize=10)
+        panel.set(xscale="log", ylim=(-0.03, 1.05), xlim=(latest / 200, latest))
     for panel in flat[len(panels) :]:
         panel.set_visible(False)
     for panel in flat[len(panels) - columns : len(panels)]:  # the last of each column
@@ -815,6 +808,7 @@ def _success(run: Run) -> Figure:
     handles = [_handle(colors[r], "-", "per sequence, ranges of the text" if r == "text" else
                        READINGS[r].removeprefix(", ")) for r in run.settings.readings]  # fmt: skip
     handles.append(_handle("0.35", ":", "all but the last symbol but one"))
+    handles.append(_handle("0.35", "--", "the paper's mean"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -869,11 +863,11 @@ def _inside(run: Run, variant: str, trial: Trial) -> Figure:
     ):
         axes[row, 0].set_ylabel(name)
         handles = [_handle(plots.PALETTE[i], "-", f"{parted} {i + 1}") for i in range(count)]
-        _beside(axes[row, 1], handles)
+        plots.legend_beside(axes[row, 1], handles=handles)
     axes[3, 0].set_ylabel("output unit")
     handles = [_handle(plots.PALETTE[i], "-", f"unit {symbol}") for i, symbol in enumerate("TP")]
     strings = [_handle("0.35", style, f"string with {o}") for o, style in (("T", "-"), ("P", "--"))]
-    _beside(axes[3, 1], [*handles, *strings])
+    plots.legend_beside(axes[3, 1], handles=[*handles, *strings])
     judged_as = "has learnt it" if trial.values["solved"] else "has not learnt it"
     figure.suptitle(
         f"{line}{READINGS[reading]}, trial {trial.number}, which {judged_as}: two strings that "
@@ -881,12 +875,6 @@ def _inside(run: Run, variant: str, trial: Trial) -> Figure:
         fontsize=11,
     )
     return figure
-
-
-def _beside(axes: Any, handles: Sequence[Any]) -> None:
-    axes.legend(
-        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
-    )
 
 
 TASK = Task(

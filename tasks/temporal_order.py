@@ -17,7 +17,6 @@ import numpy as np
 import microtensor as mt
 from models.lstm1997 import Network, Squashing
 from tasks import papers_table, plots, readers_cell
-from tasks.adding import filled, solved_bars
 from tasks.harness import (
     Level,
     Row,
@@ -240,24 +239,22 @@ def figures(run: Run) -> Mapping[str, Figure]:
     """Draw learning curves, solved trials, and what goes on inside a network."""
     drawn = {"learning_curves": _curves(run)}
     bars = [(line.title, run.values("solved", line.variant), False) for line in lines(run.settings)]
-    drawn["solved"] = solved_bars(bars, "Temporal order: trials that solve it")
+    drawn["solved"] = plots.solved_bars(bars, "Temporal order: trials that solve it")
     drawn["inside"] = _inside(run)
     return drawn
 
 
 def _curves(run: Run) -> Figure:
-    figure, both = plots.new_figure(1, 2, width=10.0, height=4.8, sharey=True)
+    figure, both = plots.new_figure(1, 2, width=10.0, height=5.4, sharey=True)
     for axes, task in zip(both, PLACES, strict=True):
         mine = [line for line in lines(run.settings) if line.variant.partition("_")[0] == task]
         for line, color in zip(mine, plots.PALETTE, strict=False):
-            steps, values = run.curve("error", line.variant)
-            if len(steps):
-                label = line.title.partition(", ")[2] or "the paper's network"
-                plots.curves(axes, steps / 1000, filled(values), label=label, color=color)
+            label = line.title.partition(", ")[2] or "the paper's network"
+            plots.errors(axes, run, line.variant, label=label, color=color, per=1000)
         plots.reference_levels(axes, (Level("criterion", MEAN),))
         axes.set(title=f"Experiment {task}", xlabel="sequences seen (thousands)")
         axes.set_xlim(left=0)
-        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        plots.legend_below(axes)
     both[0].set_ylabel("largest error of an output, mean of the last 2000 sequences")
     return figure
 
@@ -275,17 +272,12 @@ def _inside(run: Run) -> Figure:
     for column, (title, weights) in enumerate((("before", before), ("after", after))):
         found = net.module(weights).inside(x)
         axes[0, column].set_title(f"{title} learning")
-        for row, (key, name) in enumerate(
-            (("c", "cell {}"), ("y_i", "block {}"), ("y_o", "block {}"))
-        ):
-            for i, values in enumerate(found[key].T):
-                axes[row, column].plot(values, label=name.format(i + 1), linewidth=1.4)
+        plots.cells_and_gates(axes[:, column], found, ("c", "y_i", "y_o"))
+        for panel in axes[:, column]:
             for place in np.flatnonzero(symbols // 2 == 2):
-                axes[row, column].axvline(place, color="0.35", linestyle=":", linewidth=1.2)
+                panel.axvline(place, color="0.35", linestyle=":", linewidth=1.2)
         axes[2, column].set_xlabel("step")
-    for row, name in enumerate(("cell state", "input gate", "output gate")):
-        axes[row, 0].set_ylabel(name)
-        axes[row, 1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    plots.name_rows(axes, ("cell state", "input gate", "output gate"))
     order = "".join([SYMBOLS[symbol] for symbol in symbols if symbol // 2 == 2])
     figure.suptitle(f"6a, one sequence; dotted lines: the two marked symbols, {order}")
     return figure

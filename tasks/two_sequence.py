@@ -21,7 +21,6 @@ import microtensor as mt
 from models import guessing
 from models.lstm1997 import Network, Squashing
 from tasks import papers_table, plots, readers_cell
-from tasks.adding import draw_solved, filled
 from tasks.harness import (
     Level,
     Row,
@@ -423,12 +422,11 @@ def rows(run: Run) -> list[Row]:
         made += told
         if kind == "3c":
             known = DIFFERENCE[f"{kind}_{length}_{informative}"]
-            off = run.values("solved_mean_error", line.variant)
-            solved = run.values("solved", line.variant)
+            off = papers_table.results(run, line, "mean_error")
             made.append(
                 Row(
                     f"{line.title}: error in the test, against the targets without noise, mean",
-                    **mean_of([e for e, done in zip(off, solved, strict=True) if done] or off),
+                    **mean_of(off or run.values("solved_mean_error", line.variant)),
                     **judged(known, "paper", at_most(0.02), when=judge and not other),
                     levels=(Level("the paper", known),) if other or not judge else (),
                 )
@@ -509,13 +507,12 @@ def _curves(run: Run) -> Figure:
     for place, kind in zip(axes.flat, kinds, strict=True):
         for variant in chosen:
             own, length, informative, other = parts(variant)
-            steps, values = run.curve("error", variant)
-            if own != kind or other not in ("", "modern") or not len(steps):
+            if own != kind or other not in ("", "modern"):
                 continue
-            plots.curves(
+            plots.errors(
                 place,
-                steps,
-                filled(values),
+                run,
+                variant,
                 label=f"T = {length}, N = {informative}" + (", today's" if other else ""),
                 color=plots.PALETTE[{(100, 3): 0, (100, 1): 1}.get((length, informative), 2)],
                 style="--" if other else "-",
@@ -525,8 +522,7 @@ def _curves(run: Run) -> Figure:
             least = math.sqrt(2 * KINDS[kind].target_variance / math.pi)
             level = Level("the noise of the targets alone", least)
             plots.reference_levels(place, (level,), side="left")
-        if place.get_legend_handles_labels()[0]:
-            place.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+        plots.legend_below(place)
     axes[0, 0].set_ylabel("error, mean of the last 2000 sequences")
     return figure
 
@@ -562,7 +558,7 @@ def _sequences(run: Run) -> Figure:
 def _solved(run: Run) -> Figure:
     last = _last(run)
     figure, axes = plots.new_figure(width=9.0, height=1.6 + 0.36 * len(last))
-    draw_solved(
+    plots.draw_solved(
         axes,
         [
             (x.title, run.values(x.stage, x.variant), x.variant not in run.settings.rows)
@@ -593,22 +589,13 @@ def _inside(run: Run) -> Figure:
         found = NETWORK.module(weights).inside(shown)
         axes[0, column].plot(shown[:, 0], color="0.3", linewidth=1.0)
         axes[0, column].set_title(f"first {informative} steps say {says:+d}")
-        for row, (key, unit) in enumerate(
-            (("y_i", "block {}"), ("y_o", "block {}"), ("c", "cell {}")), start=1
-        ):
-            for i, values in enumerate(found[key].T):
-                axes[row, column].plot(values, label=unit.format(i + 1), linewidth=1.4)
+        plots.cells_and_gates(axes[1:4, column], found, ("y_i", "y_o", "c"))
         axes[4, column].plot(found["output"][:, 0], color="black", linewidth=1.4)
         axes[4, column].plot(
             len(shown) - 1, KINDS[name].targets[column], "o", color=plots.PALETTE[1], label="target"
         )
         axes[4, column].set(xlabel="step", ylim=(-0.05, 1.05))
-    for row, label in enumerate(("input", "input gate", "output gate", "cell state", "output")):
-        axes[row, 0].set_ylabel(label)
-        if row:
-            axes[row, 1].legend(
-                frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
-            )
+    plots.name_rows(axes, ("input", "input gate", "output gate", "cell state", "output"))
     figure.suptitle(f"{title(entry)}, trial 0 after learning: the same noise after both beginnings")
     return figure
 

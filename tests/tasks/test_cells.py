@@ -220,7 +220,7 @@ def test_cells_that_learn_nothing_make_check_exit_with_1(tasks_cli: Any, monkeyp
     """No update is made, so no claim can be shown; every loss is finite, and the counts hold."""
     monkeypatch.setattr(cells, "_update", lambda loss, *rest, **clip: float(loss.item()))
     words = "--echo-updates 1 --adding-updates 1 --sin-cos-iterations 1 --no-cost --trials 5"
-    monkeypatch.setattr(cells.adding, "TEST", 32)
+    monkeypatch.setattr(cells.adding, "EXAM", 32)
     done = tasks_cli(f"run cells --no-plots --check --json {words}")
     assert done.code == 1
     missed = [row["name"] for row in done.json["rows"] if row["ok"] is False]

@@ -291,7 +291,8 @@ def test_bad_settings_are_refused() -> None:
     for wrong, says in (
         ({"q": 19}, "q must be at least 20"),
         ({"p": 1}, "p must be at least 2"),
-        ({"p": 10}, "the same"),
+        ({"p": 10}, "rtrl and rtrl_10 are the same; name one"),
+        ({"p": 4}, "rtrl and rtrl_4_1 are the same; name one"),
         ({"rows": ()}, "rows must name one or more"),
         ({"cap_2c": 0}, "cap_2c must be at least 1"),
     ):
