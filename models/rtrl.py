@@ -24,7 +24,8 @@ Both are in a form that `recurrence.fit_online` trains. What it does with update
 rule by another way: from every step it goes back through all before it, each with the weights that
 it was computed with. With update="sequence" it is back-propagation through time, and so is `RTRL`
 with update="sequence". `RTRL` is the algorithm as published; where a compiler is at hand,
-`fit_online` is five (101 symbols) to a hundred times (7 symbols) as fast.
+`fit_online` is about six times as fast for the network of table 2 with 101 symbols, sixty times for
+that of table 1 with 12 hidden units.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ class OneByOne(Iterator[Any]):
     Raises
     ------
     ValueError
-        When its turn comes, if a chunk is of another form.
+        If the weights have not all the same K; when its turn comes, if a chunk is of another form.
     """
 
     def __init__(
@@ -291,7 +292,12 @@ class OneByOne(Iterator[Any]):
         lr: float | np.ndarray,
     ) -> None:
         self.weights = dict(weights)
-        [trials] = {len(array) for array in self.weights.values()}
+        lengths = {name: len(array) for name, array in self.weights.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(
+                f"all weights need the same axis K of trials in front; its length is {lengths}"
+            )
+        trials = next(iter(lengths.values()))
         self.lr = np.array(np.broadcast_to(np.asarray(lr, np.float64), (trials,)))
         self._data = iter(data)
 

@@ -92,8 +92,7 @@ class LimitationsSettings(ModernSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_named_once("parts", self.parts)
-        check_counts(self, "cap", "cap_long", "cap_modern", "guesses", "exam")
-        check_counts(self, "parity_steps")
+        check_counts(self, "parity_steps", "cap", "cap_long", "cap_modern", "guesses", "exam")
         if self.xor_steps < 10:
             raise ValueError(f"xor_steps must be at least 10; got {self.xor_steps}")
         for inputs in (1, len(SYMBOLS)):
@@ -130,8 +129,9 @@ class Order:
         x = generator.integers(0, SYMBOLS.index("X"), (count, steps + tenth))
         each = np.arange(count)
         first, second = (generator.integers(0, 2, (count,)) for _ in range(2))
-        for which, at, late in ((first, tenth, steps // 5), (second, steps // 2, 0)):
-            place = generator.integers(at, (late or at + tenth) + 1, (count,))
+        half = steps // 2
+        for which, at, last in ((first, tenth, steps // 5), (second, half, half + tenth)):
+            place = generator.integers(at, last + 1, (count,))
             x[each, place] = SYMBOLS.index("X") + which
         x[:, 0] = SYMBOLS.index("E")
         x[each, lengths - 1] = SYMBOLS.index("B")

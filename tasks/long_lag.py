@@ -573,7 +573,8 @@ def lines_2(settings: LongLagSettings) -> list[Line]:
             title="2a, cell there from the start",
             sequences=None,
             success=0.0,
-            note=f"{cap} The abuse problem: the outputs use the cell as a bias.",
+            note=f"{cap} The abuse problem: the outputs use the cell as a bias. The paper has "
+            "words for it, and no figure.",
         ),
         paper_a._replace(variant="2a_modern", title=f"2a, today's network ({cell})", note=""),
         paper_b._replace(
@@ -603,7 +604,8 @@ def lines_of_rivals(settings: LongLagSettings) -> list[Line]:
                 success=None if rival.success else 0.0,
                 least=1.0,
                 note=f"The cap is {cap:,} sequences; the paper's is 5 million. It has "
-                f"{rival.success:.0%} of 18 trials succeed.",
+                f"{rival.success:.0%} of 18 trials succeed"
+                + ("." if rival.success else ", at rates from 1 to 10."),
             )
         )
     return found
@@ -626,7 +628,7 @@ def lines_3(settings: LongLagSettings) -> list[Line]:
             sequences=TABLE_3.get((q, p)),
             factor=4.0,
             success=1.0 if q <= 100 and (q, p) in TABLE_3 else None,
-            note=cap,
+            note=f"{cap} With the ranges of table 10." if reading == "entropy" else cap,
         )
         for q, p, reading in trained_2c(settings)
     ]

@@ -401,6 +401,8 @@ def test_bad_input_is_refused() -> None:
     chunk = strings(np.random.default_rng(0), 3, 2, 4, 5)
     with pytest.raises(ValueError, match="update must be"):
         RTRL(network, weights, [chunk], 0.1, update="epoch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"same axis K .*'weight_hh': 1"):
+        RTRL(network, weights | {"weight_hh": weights["weight_hh"][:1]}, [chunk], 0.1)
     for wrong in (
         chunk._replace(inputs=np.ones((2, 4, 5, 3))),
         chunk._replace(targets=np.ones((2, 4, 5, 3))),
