@@ -7,7 +7,14 @@ the tests it is told to, until the first failure. A mutant of what ran at import
 fork of the worker itself instead, which imports the package with the mutated source and collects
 only the files it needs.
 
-`survey` runs all tests once for their durations and once to see which lines each of them enters.
+`survey` runs all tests once for their durations and once to see which lines each of them enters,
+each in a fork of its own: what an earlier test has derived, compiled or cached must not hide what
+this one would enter.
+
+Some tests compile, and compiled code is kept in a folder. A mutant gets a folder of its own, with
+links to what the survey has left there: machine code is found again by a hash of the text that it
+was made from, so that a mutant which prints another text compiles that. Mutants of what the hash is
+made by, and of what it covers only by reading a file, get an empty one.
 """
 
 from __future__ import annotations
@@ -16,12 +23,15 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import linecache
 import multiprocessing
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +47,9 @@ fork = multiprocessing.get_context("fork")
 
 SPARE_MEMORY = 2 << 30  # bytes that a mutant may take more than the process had
 PATIENCE = 600.0  # seconds after which even a child that sleeps is killed
+CACHE = "MICROTENSOR_CACHE"  # the variable that names the folder of compiled code
+# Mutants of these compile everything anew.
+COMPILERS = ("recurrence/drivers/compiled.py", "recurrence/drivers/lanes.py")
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,20 @@ class Project:
         Folders or files of tests, relative to the root.
     examples
         How many examples a property test runs.
+    files
+        Those that are mutated, below the package. Their modules are imported before the first test,
+        also those that the package imports when they are first wanted: what runs at import is known
+        as such, and a mutant does not have to wait for it.
+    compiled
+        The folder for code that the survey compiles; beside it each mutant gets one of its own.
     """
 
     root: Path
     package: str
     tests: tuple[str, ...]
     examples: int
+    files: tuple[str, ...]
+    compiled: Path
 
     def arguments(self, tests: Sequence[str]) -> list[str]:
         """Pytest's command line."""
@@ -75,6 +96,12 @@ class Project:
     def path(self, file: str) -> Path:
         """Where a file below the package is."""
         return self.root / self.package / file
+
+    def import_all(self) -> None:
+        """Import the modules of all files, but those that need what is not installed."""
+        for file in self.files:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(self.module(file))
 
 
 @dataclass(frozen=True)
@@ -116,6 +143,7 @@ def prepare(project: Project) -> None:
     )
     settings.load_profile("mutation")
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    os.environ[CACHE] = str(project.compiled)
 
 
 def skip_tests_that_plant() -> None:
@@ -180,7 +208,7 @@ class Tracer:
 
 @dataclass(eq=False)
 class _Surveyor:
-    """A pytest plugin: all tests timed, then all tests traced."""
+    """A pytest plugin: each test traced, then timed, both in forks."""
 
     tracer: Tracer
     tests: list[dict[str, Any]] = field(default_factory=list)
@@ -193,26 +221,37 @@ class _Surveyor:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        sys.settrace(None)
         skip_tests_that_plant()
-        items = session.items
-        for item, after in zip(items, [*items[1:], items[0]], strict=True):
-            begin = time.process_time()
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
-            self.tests.append({"id": item.nodeid, "seconds": time.process_time() - begin})
-        for item, after, test in zip(items, [*items[1:], None], self.tests, strict=True):
-            with self.tracer.on():
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
-            test["lines"] = self.tracer.found(self.tracer.lines)
-            test["entered"] = self.tracer.found(self.tracer.entered)
+        for item in session.items:
+            # Traced first: that leaves compiled code in the folder, as mutants will find it.
+            test, failed = _in_a_fork(lambda item=item: self.traced(item))
+            seconds, also = _in_a_fork(lambda item=item: self.timed(item))
+            self.tests.append({"id": item.nodeid, "seconds": seconds, **test})
+            self.failed += dict.fromkeys([*failed, *also])
         return True
+
+    def traced(self, item: pytest.Item) -> tuple[dict[str, Any], list[str]]:
+        """In a fork: what a test enters, and whether it fails."""
+        self.failed.clear()
+        with self.tracer.on():
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        tracer = self.tracer
+        found = {"lines": tracer.found(tracer.lines), "entered": tracer.found(tracer.entered)}
+        return found, self.failed
+
+    def timed(self, item: pytest.Item) -> tuple[float, list[str]]:
+        """In a fork: the processor time that a test takes, and whether it fails."""
+        self.failed.clear()
+        begin = time.process_time()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return time.process_time() - begin, self.failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.failed.append(report.nodeid)
 
 
-def survey(project: Project, files: Sequence[str]) -> dict[str, Any]:
+def survey(project: Project) -> dict[str, Any]:
     """Every test's duration, and which lines of the files it enters; and what import enters.
 
     Returns
@@ -222,17 +261,20 @@ def survey(project: Project, files: Sequence[str]) -> dict[str, Any]:
         "at_import", {file: first lines of the functions entered before the first test};
         "failed", the tests that do not even pass without a mutant.
     """
-    return _in_a_fork(lambda: _survey(project, files))
+    shutil.rmtree(project.compiled, ignore_errors=True)
+    project.compiled.mkdir(parents=True)
+    return _in_a_fork(lambda: _survey(project))
 
 
-def _survey(project: Project, files: Sequence[str]) -> dict[str, Any]:
+def _survey(project: Project) -> dict[str, Any]:
     _silence()
-    tracer = Tracer({str(project.path(file)): file for file in files})
+    tracer = Tracer({str(project.path(file)): file for file in project.files})
     surveyor = _Surveyor(tracer)
     before: dict[str, list[int]] = {}
 
     class Starter:
         def pytest_collection_finish(self) -> None:
+            project.import_all()
             sys.settrace(None)
             before.update(tracer.found(tracer.entered))
 
@@ -326,6 +368,16 @@ class _Child:
             self.end("killed", report.nodeid)
 
 
+def _tried(project: Project, task: Task, work: Callable[[int], None]) -> Outcome:
+    """`_watched`, in a folder for compiled code that goes with the mutant."""
+    with tempfile.TemporaryDirectory(dir=project.compiled.parent, prefix="mutant-") as folder:
+        os.environ[CACHE] = folder
+        if task.file not in COMPILERS:
+            # Links: files there are only ever replaced and removed, never changed.
+            shutil.copytree(project.compiled, folder, copy_function=os.link, dirs_exist_ok=True)
+        return _watched(work)
+
+
 def _watched(work: Callable[[int], None]) -> Outcome:
     """Fork, work there with a descriptor to report to, and wait for the report."""
     begin = time.monotonic()
@@ -373,13 +425,17 @@ class _Server:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         skip_tests_that_plant()
+        self.project.import_all()
         items = {item.nodeid: item for item in session.items}
         self.connection.send(len(items))
         while True:
             task = self.connection.recv()
             if task is None:
                 return True
-            self.connection.send(_watched(lambda report, task=task: self.work(task, items, report)))
+            outcome = _tried(
+                self.project, task, lambda report, task=task: self.work(task, items, report)
+            )
+            self.connection.send(outcome)
 
     def work(self, task: Task, items: dict[str, pytest.Item], report: int) -> None:
         """In the child: plant, run, report."""
@@ -450,8 +506,11 @@ def _run_fresh(project: Project, task: Task, report: int) -> None:
     _limit_memory()
     _limit_time(30.0 + sum(task.limits[:1]))  # for the import; each test has its own limit
     child = _Child(task, report)
-    finder = _Finder(project.module(task.file), project.path(task.file), task.source)
-    sys.meta_path.insert(0, finder)
+    path = project.path(task.file)
+    sys.meta_path.insert(0, _Finder(project.module(task.file), path, task.source))
+    # Whoever asks for the module's source, as the names of compiled code do, gets the mutant's.
+    lines = task.source.splitlines(keepends=True)
+    linecache.cache[str(path)] = (len(task.source), None, lines, str(path))
     files = list(dict.fromkeys(name.partition("::")[0] for name in task.tests))
     code = pytest.main(project.arguments(files), plugins=[child])
     fine = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -468,7 +527,10 @@ def work(project: Project, connection: Connection) -> None:
     theirs: Any = None
     while (task := connection.recv()) is not None:
         if task.fresh:
-            connection.send(_watched(lambda report, task=task: _run_fresh(project, task, report)))
+            outcome = _tried(
+                project, task, lambda report, task=task: _run_fresh(project, task, report)
+            )
+            connection.send(outcome)
             continue
         if server is None:
             ours, theirs = fork.Pipe()

@@ -2,7 +2,8 @@
 
 Changes one operator, constant or operand at a time, and runs the tests that enter the changed
 line until one fails. Prints a Markdown report of the mutants that no test noticed; a full run
-writes it to benchmarks/results/mutation.md too. See README.md in this folder.
+writes it to benchmarks/results/mutation.md too. `--sample 250` tries so many of each group, and
+says how far the score of all may be from theirs. See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
+import statistics
 import sys
 import time
 import tomllib
@@ -33,11 +36,15 @@ STATE = Path("runs") / "mutation"  # relative to the root: nothing there is kept
 TESTS = ("engine", "nn", "ops", "optim", "programs", "recurrence", "testing")
 EXAMPLES = 10
 ENOUGH = 10.0  # seconds of processor time for one mutant: tests beyond that are not run
+# A test that enters this file compiles, and a mutant may make it do that anew: it is given so many
+# seconds of processor time more. Else slow compilers would look like loops without end.
+COMPILER, COMPILING = "recurrence/drivers/compiled.py", 120.0
 
 # Which files belong together, and how many of their mutants must die.
 GROUPS = [
     ("ops and engine", ("ops/*.py", "engine.py"), 0.95),
     ("nn and optim", ("nn/*.py", "optim/*.py"), 0.90),
+    ("recurrence", ("recurrence/*.py", "recurrence/drivers/*.py"), 0.90),
 ]
 MOST_EQUIVALENT = 0.03
 DEAD = ("killed", "timeout")
@@ -54,6 +61,7 @@ class Tests:
         self.failing = set(found["failed"])
         self.tests = [test for test in found["tests"] if test["id"] not in self.failing]
         self.seconds = {test["id"]: test["seconds"] for test in self.tests}
+        self.compiling = {test["id"] for test in self.tests if COMPILER in test["entered"]}
         self.at_import = {file: set(lines) for file, lines in found["at_import"].items()}
         self._by_line = self._sorted_in("lines")
         self._by_entry = self._sorted_in("entered")
@@ -96,6 +104,10 @@ class Tests:
                 break
             chosen.append(name)
         return chosen
+
+    def limit(self, name: str) -> float:
+        """Seconds of processor time after which a mutant has made a test run without end."""
+        return 3.0 + 20 * self.seconds[name] + COMPILING * (name in self.compiling)
 
     def _united(
         self, file: str, lines: Iterable[int], table: dict[tuple[str, int], list[str]]
@@ -191,14 +203,14 @@ class Results:
             file.write(json.dumps(entry) + "\n")
 
 
-def surveyed(project: Project, files: Sequence[str], keys: Keys, path: Path) -> dict[str, Any]:
+def surveyed(project: Project, keys: Keys, path: Path) -> dict[str, Any]:
     """The survey of the tests, or the one on disk if nothing has changed since."""
     key = digest(keys.tests.encode(), repr(sorted(keys.files.items())).encode())
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         if found["key"] == key:
             return found
-    found = {"key": key, **survey(project, files)}
+    found = {"key": key, **survey(project)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found))
     return found
@@ -220,7 +232,7 @@ class Run:
     def task(self, mutant: Mutant, fresh: bool) -> Task:
         """What a worker is to do."""
         names = self.tests.belonging_to(mutant, self.functions[mutant.file])
-        limits = [3.0 + 20 * self.tests.seconds[name] for name in names]
+        limits = [self.tests.limit(name) for name in names]
         text = mutant.apply(self.sources[mutant.file])
         return Task(mutant.file, text, names, limits, fresh)
 
@@ -335,6 +347,7 @@ def excused(
     """The reasons by mutant; and what is wrong with the list.
 
     Wrong is an entry that speaks of no mutant (its line has changed), or of one that was killed.
+    `tried` may have mutants without a result: an entry that speaks of these only is taken as it is.
     """
     reasons: dict[str, str] = {}
     stale = []
@@ -342,8 +355,9 @@ def excused(
         if entry.file not in sources:
             continue
         found = [m for m in tried if entry.is_(m, sources[entry.file])]
-        alive = [m for m in found if results[m.id].status == "survived"]
-        if not alive:
+        judged = [m for m in found if m.id in results]
+        alive = [m for m in judged if results[m.id].status == "survived"]
+        if not alive and (judged or not found):
             what = "was killed" if found else "is none of the mutants"
             stale.append(f"{entry.file}, {entry.function}: `{entry.becomes}` {what}")
         reasons.update({m.id: entry.reason for m in alive})
@@ -390,6 +404,30 @@ def score(tried: Iterable[Mutant], results: dict[str, Outcome], reasons: dict[st
     )
 
 
+_Z95 = statistics.NormalDist().inv_cdf(0.975)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: the p with |count / of - p| <= z sqrt(p (1 - p) / of).
+
+    As tasks.harness has it, which cannot be imported here: it imports what is to be mutated.
+    """
+    share, z2 = count / of, _Z95 * _Z95
+    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
+    half = _Z95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+    return (middle - half if count else 0.0, middle + half if count < of else 1.0)
+
+
+def sample_of(found: Sequence[Mutant], size: int, draw: int) -> list[Mutant]:
+    """So many of some mutants, in their order: those whose names have the smallest hashes.
+
+    Another `draw` gives another sample, and the same one always the same.
+    """
+    lot = {m.id: digest(str(draw).encode(), m.id.encode()) for m in found}
+    chosen = sorted(found, key=lambda m: (lot[m.id], m.id))[:size]
+    return sorted(chosen)
+
+
 def groups_of(files: Iterable[str], goals: list[tuple[str, tuple[str, ...], float]]) -> Any:
     """Each group's name, the files of it, and its goal; empty groups left out."""
     for name, patterns, goal in goals:
@@ -404,11 +442,17 @@ def report(
     results: dict[str, Outcome],
     known: Sequence[Equivalent],
     about: str,
+    left_out: Sequence[Mutant] = (),
 ) -> tuple[str, bool]:
-    """The report in Markdown, and whether every goal is reached."""
+    """The report in Markdown, and whether every goal is reached.
+
+    `left_out` are the mutants that a sample does not have; of a group of which there are some, the
+    report gives the interval in which the score of all may lie.
+    """
     same = {m.id for m in tried if results[m.id].status == "same"}
     tried = [m for m in tried if m.id not in same]
-    reasons, stale = excused(known, tried, sources, results)
+    judged = {m.id: results[m.id] for m in tried}
+    reasons, stale = excused(known, [*tried, *left_out], sources, judged)
     lines = ["# Do the tests notice when the library is wrong?", "", about, ""]
     if same:
         lines += [
@@ -427,8 +471,16 @@ def report(
         lines.append(total.row(f"**{name}**"))
         good = total.share >= goal and total.equivalent <= MOST_EQUIVALENT * total.mutants
         reached = reached and good
+        others = sum(m.file in files for m in left_out)
+        sample = ""
+        if others and total.mutants:
+            low, high = wilson(total.killed + total.timeout, total.mutants)
+            sample = (
+                f" of a sample of {total.mutants} of {total.mutants + others} mutants (95 % "
+                f"interval of Wilson for all of them: {100 * low:.1f} to {100 * high:.1f} %)"
+            )
         verdicts.append(
-            f"{name}: {100 * total.share:.1f} % have died, the goal is {100 * goal:.0f} %; "
+            f"{name}: {100 * total.share:.1f} %{sample} have died, the goal is {100 * goal:.0f} %; "
             f"{100 * total.equivalent / max(total.mutants, 1):.1f} % are called equivalent, "
             f"{100 * MOST_EQUIVALENT:.0f} % may be: {'reached' if good else 'NOT reached'}."
         )
@@ -465,6 +517,27 @@ def chosen_files(package: Path, only: Sequence[str]) -> list[str]:
     return wanted
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a sample has at least one mutant, not {number}")
+    return number
+
+
+def _chosen(options: argparse.Namespace) -> str:
+    """The options that say what a report is about."""
+    found = "".join(
+        [
+            f" --{name} {' '.join(chosen)}"
+            for name in ("only", "tests")
+            if (chosen := getattr(options, name))
+        ]
+    )
+    if options.sample:
+        found += f" --sample {options.sample} --draw {options.draw}"
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="FILE", help="ops/linalg.py …")
@@ -474,6 +547,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="as --resume, and what older tests have killed counts too: for a quick look",
     )
+    parser.add_argument(
+        "--sample", type=_positive, metavar="N", help="only N mutants of each group, by lot"
+    )
+    parser.add_argument("--draw", type=int, default=0, help="which sample (0)")
+    parser.add_argument(
+        "--tests", nargs="+", default=[], metavar="FOLDER", help="judges: recurrence …, below tests"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
     parser.add_argument("--out", type=Path, help="write the report there")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
@@ -482,37 +562,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     root = options.root.resolve()
-    tests = tuple(f"tests/{name}" for name in TESTS if (root / "tests" / name).is_dir())
-    project = Project(root, options.package, tests or ("tests",), EXAMPLES)
+    judges = options.tests or [name for name in TESTS if (root / "tests" / name).is_dir()]
+    absent = [name for name in judges if not (root / "tests" / name).exists()]
+    if absent:
+        raise SystemExit(f"no such tests: {', '.join(absent)}")
+    tests = tuple(f"tests/{name}" for name in judges) or ("tests",)
     state = root / STATE
+    every = tuple(chosen_files(root / options.package, []))
+    project = Project(root, options.package, tests, EXAMPLES, every, state / "compiled")
     out = options.out.resolve() if options.out else None
     begin = time.monotonic()
     prepare(project)
     files = chosen_files(root / options.package, options.only)
-    every = chosen_files(root / options.package, [])
     sources = {file: project.path(file).read_text(encoding="utf-8") for file in files}
     keys = Keys.of(project, every)
     results = Results(state / "results.jsonl", keys)
     if options.resume or options.survivors:
         results.load(options.survivors)
-    known_tests = Tests(surveyed(project, every, keys, state / "tests.json"))
+    known_tests = Tests(surveyed(project, keys, state / "tests.json"))
     tried = [mutant for file in files for mutant in mutants(file, sources[file])]
+    left_out: list[Mutant] = []
+    if options.sample:
+        every_one = tried
+        tried = [
+            mutant
+            for _, some, _ in groups_of(files, GROUPS)
+            for mutant in sample_of(
+                [m for m in every_one if m.file in some], options.sample, options.draw
+            )
+        ]
+        left_out = sorted(set(every_one) - set(tried))
     todo = [mutant for mutant in tried if mutant.id not in results.found]
     print(f"{len(tried)} mutants, {len(todo)} to be tried", file=sys.stderr)
     Run(project, sources, known_tests, results).all(todo, options.jobs)
 
     minutes = (time.monotonic() - begin) / 60
     about = (
-        f"`python -m benchmarks.mutation`, {options.jobs} at a time, "
+        f"`python -m benchmarks.mutation{_chosen(options)}`, {options.jobs} at a time, "
         f"Python {platform.python_version()}: {len(todo)} mutants tried in {minutes:.0f} minutes"
         f"{f', {len(tried) - len(todo)} taken over from before' if len(todo) < len(tried) else ''}."
         f" A property test runs {EXAMPLES} examples, the same ones each time; a mutant that has "
         f"seen {ENOUGH:.0f} seconds of tests pass has survived. {len(known_tests.tests)} tests are "
         f"the judges; {len(known_tests.failing)} are not, because they need Hypothesis to shrink."
     )
-    text, reached = report(tried, sources, results.found, equivalents(options.equivalents), about)
+    known = equivalents(options.equivalents)
+    text, reached = report(tried, sources, results.found, known, about, left_out)
     print(text)
-    full = root == ROOT and not options.only and not options.survivors
+    some = options.only or options.survivors or options.sample or options.tests
+    full = root == ROOT and not some
     if out or full:
         (out or REPORT).write_text(text, encoding="utf-8")
     return 0 if reached else 1

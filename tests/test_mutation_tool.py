@@ -9,8 +9,24 @@ from pathlib import Path
 import pytest
 
 from benchmarks._mutants import mutants
-from benchmarks._mutation_workers import Outcome
-from benchmarks.mutation import Equivalent, Score, equivalents, excused, functions_of
+from benchmarks._mutation_workers import CACHE, COMPILERS, Outcome, Project, Task, _tried
+from benchmarks.mutation import (
+    COMPILER,
+    COMPILING,
+    ENOUGH,
+    Equivalent,
+    Score,
+    equivalents,
+    excused,
+    functions_of,
+    report,
+    sample_of,
+    wilson,
+)
+from benchmarks.mutation import (
+    Tests as Judges,
+)
+from tasks import harness
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,6 +254,106 @@ def test_the_list_of_equivalents_gives_a_reason_for_each():
         assert found, f"{entry} speaks of no mutant; its line has changed"
 
 
+def test_an_entry_of_the_list_is_not_stale_because_its_mutant_was_not_in_the_sample():
+    source = "def f(a):\n    return a + 1\n"
+    found = mutants("ops/toy.py", source)
+    alive = next(m for m in found if m.new == "a")
+    entries = [Equivalent("ops/toy.py", "f", "return a + 1", "return a", "it is so")]
+    others = {m.id: Outcome("killed") for m in found if m is not alive}
+    assert excused(entries, found, {"ops/toy.py": source}, others) == ({}, [])
+    assert excused([], found, {"ops/toy.py": source}, others) == ({}, [])
+
+
+# -- a sample
+
+
+MANY = "\n".join(f"a{i} = b + {i}" for i in range(2, 60))
+
+
+def test_a_sample_is_the_same_each_time_and_another_draw_is_another_one():
+    found = mutants("ops/toy.py", MANY)
+    some = sample_of(found, 40, 0)
+    assert len(some) == 40
+    assert some == sample_of(found[::-1], 40, 0)
+    assert some == [m for m in found if m in set(some)], "in the order of the text"
+    assert set(sample_of(found, 20, 0)) < set(some), "a smaller one is a part of it"
+    other = sample_of(found, 40, 1)
+    assert 0 < len(set(some) & set(other)) < 40
+    assert sample_of(found, len(found), 1) == sample_of(found, 10**6, 0) == found
+
+
+def test_whether_a_mutant_is_in_the_sample_does_not_hang_on_its_neighbours():
+    """By lot among all: what was drawn stays drawn when others go."""
+    found = mutants("ops/toy.py", MANY)
+    some = sample_of(found, 40, 0)
+    assert sample_of([m for m in found if m not in set(some[:10])], 30, 0) == some[10:]
+
+
+@pytest.mark.parametrize("of", [1, 2, 9, 250])
+def test_the_interval_is_the_one_of_the_tasks(of):
+    for count in range(of + 1):
+        assert wilson(count, of) == pytest.approx(harness.wilson(count, of), abs=1e-15)
+        low, high = wilson(count, of)
+        assert low <= count / of <= high
+
+
+def test_a_report_of_a_sample_says_so_and_a_whole_one_does_not():
+    source = "def f(a, b, c):\n    return a - b / c\n"
+    found = mutants("ops/toy.py", source)
+    tried, left_out = found[:4], found[4:]
+    results = {m.id: Outcome("survived" if m is tried[0] else "killed") for m in tried}
+    text, reached = report(tried, {"ops/toy.py": source}, results, [], "how", left_out)
+    low, high = wilson(3, 4)
+    assert (
+        f"- ops and engine: 75.0 % of a sample of 4 of {len(found)} mutants (95 % interval of "
+        f"Wilson for all of them: {100 * low:.1f} to {100 * high:.1f} %) have died, the goal is 95"
+    ) in text
+    assert not reached
+    whole, _ = report(tried, {"ops/toy.py": source}, results, [], "how")
+    assert "- ops and engine: 75.0 % have died" in whole
+    assert "sample" not in whole
+
+
+# -- limits, and what is compiled
+
+
+def test_a_test_that_compiles_is_given_the_time_for_it():
+    seconds = {"quick": 0.1, "compiles": 0.1}
+    entered = {"quick": {"ops/toy.py": [1]}, "compiles": {"ops/toy.py": [1], COMPILER: [5]}}
+    found = [
+        {"id": name, "seconds": seconds[name], "lines": entered[name], "entered": entered[name]}
+        for name in seconds
+    ]
+    known = Judges({"tests": found, "failed": [], "at_import": {}})
+    assert known.limit("compiles") - known.limit("quick") == COMPILING > ENOUGH
+
+
+@pytest.mark.parametrize("file", ["ops/toy.py", *COMPILERS])
+def test_a_mutant_has_a_folder_of_its_own_for_what_is_compiled(file, tmp_path, monkeypatch):
+    """With what the survey left there, unless it might have made something else of it."""
+    monkeypatch.setenv(CACHE, "")
+    kept = tmp_path / "compiled"
+    (kept / "below").mkdir(parents=True)
+    (kept / "below" / "code").write_text("whole")
+    project = Project(tmp_path, "toy", ("tests",), 10, (file,), kept)
+    task = Task(file, "", [], [], fresh=False)
+
+    def work(descriptor):
+        folder = Path(os.environ[CACHE])
+        found = [path.name for path in sorted(folder.rglob("*"))]
+        (folder / "new").write_text("mine")
+        for path in folder.rglob("code"):
+            path.with_name("other").write_text("another")
+            path.with_name("other").replace(path)
+        os.write(descriptor, f"{folder}\n{' '.join(found)}".encode())
+
+    outcome = _tried(project, task, work)
+    assert outcome.by == ("" if file in COMPILERS else "below code")
+    assert not Path(outcome.status).exists()
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["compiled", "below", "code"]
+    assert (kept / "below" / "code").read_text() == "whole"
+
+
 # -- a whole run
 
 
@@ -246,7 +362,15 @@ TOY = {
     "toy/__init__.py": "",
     "toy/ops/__init__.py": "",
     "toy/ops/sums.py": """
+        from functools import cache
+
         LIMIT = 10
+        UNSEEN = 3
+
+
+        @cache
+        def table():
+            return 2 + 3
 
 
         def bounded(a, b):
@@ -264,7 +388,23 @@ TOY = {
             return bread
         """,
     "tests/test_sums.py": """
+        import inspect
+
+        from toy.ops import sums
         from toy.ops.sums import bounded, eaten
+
+
+        def test_some_table():
+            assert sums.table()
+
+
+        def test_the_table():
+            assert sums.table() == 5
+
+
+        def test_the_source_is_what_runs():
+            sums.table()
+            assert "UNSEEN = 3\\n" in inspect.getsource(sums)
 
 
         def test_small():
@@ -279,6 +419,12 @@ TOY = {
             assert eaten([1, 2, 3]) == []
         """,
 }
+
+
+CHANGES = [
+    m.lines(textwrap.dedent(TOY["toy/ops/sums.py"]))[1]
+    for m in mutants("ops/sums.py", textwrap.dedent(TOY["toy/ops/sums.py"]))
+]
 
 
 @pytest.fixture
@@ -306,11 +452,12 @@ def test_a_run_finds_the_survivors_of_a_toy_and_takes_its_results_up_again(toy, 
     survivors = first.stdout.partition("## Survivors")[2].splitlines()
     assert "`return a * 2` → `return a` (no test enters it)" in first.stdout
     moved = (
-        "- `ops/sums.py:7`, bounded: `return total if total < LIMIT else LIMIT` → "
+        "- `ops/sums.py:15`, bounded: `return total if total < LIMIT else LIMIT` → "
         "`return total if (total <= LIMIT) else LIMIT`"
     )
     assert moved in survivors
-    for killed in ("(a - b)", "LIMIT = 11", "total >= LIMIT"):
+    for killed in ("(a - b)", "LIMIT = 11", "total >= LIMIT", "UNSEEN = 4", "(2 - 3)"):
+        assert killed in " ".join(CHANGES)
         assert not any(killed in line for line in survivors)
     (row,) = [line for line in first.stdout.splitlines() if line.startswith("| `ops/sums.py`")]
     timed_out = int(row.split("|")[4])
@@ -328,6 +475,21 @@ def test_a_run_finds_the_survivors_of_a_toy_and_takes_its_results_up_again(toy, 
     assert ", 0 to be tried" in again.stderr
     assert f"{moved} (LIMIT is LIMIT)" in again.stdout.partition("## Called equivalent")[2]
     assert "`away` is none of the mutants" in again.stdout
+
+
+def test_a_sample_of_a_toy(toy, tmp_path):
+    whole = len(CHANGES)
+    run = toy("--sample", "5", "--draw", "2", "--tests", "test_sums.py", "--jobs", "1")
+    assert f"{5} mutants, 5 to be tried" in run.stderr
+    (verdict,) = [line for line in run.stdout.splitlines() if line.startswith("- ops and engine")]
+    assert f"of a sample of 5 of {whole} mutants" in verdict
+    assert "--tests test_sums.py --sample 5 --draw 2`" in run.stdout
+    refused = toy("--sample", "0")
+    assert refused.returncode == 2
+    assert "at least one mutant" in refused.stderr
+    refused = toy("--tests", "nowhere")
+    assert refused.returncode == 1
+    assert "no such tests: nowhere" in refused.stderr
 
 
 def test_a_file_that_is_not_mutated_is_refused(toy):

@@ -1,21 +1,24 @@
 """The Numba driver against the loop over the cell's equations, and the store of what it compiles.
 
 A cell is compiled in about a second, for each dtype: so there are few cells here and many shapes;
-test_fused.py has the many cells, on arrays.
+test_fused.py has the many cells, on arrays. The same loops are also run as they are printed, by
+Python (interpreted.py): there are more cells, and smaller shapes.
 """
 
 import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrence.interpreted import interpreted
 from recurrence.layers import bare, build, draw_state, host, spread
-from recurrence.test_fused import both_ways, cells, close, compare, flat, is_fused
+from recurrence.test_fused import FUSED, both_ways, cells, close, compare, flat, is_fused
 
 import microtensor as mt
 from microtensor import nn
@@ -29,6 +32,17 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["lstm", "gru", "own_cell"]
 TRIALS = 3
 kinds, seeds = st.sampled_from(KINDS), st.integers(0, 2**32 - 1)
+both = pytest.mark.parametrize("by", ["Python", pytest.param("Numba", marks=pytest.mark.numba)])
+
+
+@contextmanager
+def running(by):
+    """The loops as Python runs them, or as Numba compiles them."""
+    if by == "Numba":
+        yield
+        return
+    with interpreted():
+        yield
 
 
 def plans():
@@ -69,20 +83,66 @@ def test_numba_is_the_loop(
     compare(spread(layer, rng), rng, steps, batch, **options)
 
 
-@pytest.mark.numba
+@given(
+    kind=st.sampled_from(FUSED),
+    seed=seeds,
+    hidden=st.integers(1, 9),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 3)),
+    bias=st.sampled_from([True, False, "single"]),
+    batch_first=st.booleans(),
+    bidirectional=st.booleans(),
+    dropped=st.booleans(),
+    chosen=st.none() | st.just((0,)) | st.just((1,)),
+    fixed=st.sampled_from(["", "x", "state", "weights"]),
+    data=st.data(),
+)
+def test_the_loops_as_they_are_printed_are_the_loop(
+    kind, seed, hidden, sizes, bias, batch_first, bidirectional, dropped, chosen, fixed, data
+):
+    """The same in Python, for any cell; and gradients only where they are wanted."""
+    steps, batch, inputs = sizes
+    generator = mt.Generator(0)
+    options = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    options |= {"recurrent_dropout": 0.4 * dropped, "generator": generator}
+    layer = build(kind, inputs, hidden, **options)
+    rng = np.random.default_rng(seed)
+    lengths = data.draw(st.none() | st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
+    spread(layer, rng)
+    for parameter in layer.parameters():
+        parameter.requires_grad = fixed != "weights"
+    x = rng.normal(size=(batch, steps, inputs) if batch_first else (steps, batch, inputs))
+    x = mt.tensor(x, requires_grad=fixed != "x")
+    state = [
+        mt.tensor(value, requires_grad=fixed != "state") for value in draw_state(layer, rng, batch)
+    ]
+    options = {"lengths": lengths, "chosen": chosen, "generator": generator, "fast": "numba"}
+    with interpreted():
+        mine, theirs = both_ways(layer, x, bare(state), **options)
+    for name, value in theirs.items():
+        close(mine[name], value, name)
+
+
+@both
 @pytest.mark.parametrize("length", [1, 3, 64])
-def test_blocks_of_steps_make_no_difference(length, monkeypatch):
+def test_blocks_of_steps_make_no_difference(length, by, monkeypatch):
     rng = np.random.default_rng(0)
     layer = spread(build("lstm", 3, 5), rng)
     bytes_of_a_step = (3 + 1 + 8 + 5 * 8 + 7 * 8) * 2 * 8
     monkeypatch.setattr(loops, "CACHE", length * bytes_of_a_step)
     for lengths in (None, [65, 20]):
         _waiting.clear()
-        compare(layer, rng, 65, 2, lengths=lengths, fast="numba")
+        with running(by):
+            compare(layer, rng, 65, 2, lengths=lengths, fast="numba")
     _waiting.clear()
 
 
-@pytest.mark.numba
+@given(one=cells(), seed=seeds)
+def test_a_cell_made_up_on_the_spot_as_it_is_printed(one, seed):
+    with interpreted():
+        try_made_up(one, seed)
+
+
+@both
 @given(
     kind=kinds,
     seed=seeds,
@@ -96,7 +156,7 @@ def test_blocks_of_steps_make_no_difference(length, monkeypatch):
     at_once=st.booleans(),
 )
 def test_a_stack_is_the_loop(
-    kind, seed, sizes, bias, batch_first, bidirectional, dropped, padded, chosen, at_once
+    by, kind, seed, sizes, bias, batch_first, bidirectional, dropped, padded, chosen, at_once
 ):
     """All trials of a stack, in one thread or in two."""
     steps, batch, inputs = sizes
@@ -110,7 +170,7 @@ def test_a_stack_is_the_loop(
     shape = (TRIALS, 1 + bidirectional, batch, 5)
     state = bare([mt.tensor(rng.normal(size=shape), requires_grad=True) for _ in layer.cell.state])
     lengths = rng.integers(1, steps + 1, (TRIALS, batch)) if padded else None
-    with pytest.MonkeyPatch.context() as patch:
+    with running(by), pytest.MonkeyPatch.context() as patch:
         started = in_threads(patch, at_once)
         mine, theirs = both_ways(layer, x, state, lengths, chosen, All(generators), "numba")
         assert bool(started) is at_once
@@ -145,14 +205,14 @@ def in_threads(patch, wanted):
     return started
 
 
-@pytest.mark.numba
-def test_two_threads_change_no_bit(monkeypatch):
+@both
+def test_two_threads_change_no_bit(by):
     rng = np.random.default_rng(0)
     layer = nn.stack([build("lstm", 3, 5, "float32") for _ in range(TRIALS)])
     x = rng.normal(size=(TRIALS, 7, 2, 3)).astype("float32")
     found = []
     for wanted in (False, True):
-        with pytest.MonkeyPatch.context() as patch, driver("numba"):
+        with running(by), pytest.MonkeyPatch.context() as patch, driver("numba"):
             started = in_threads(patch, wanted)
             leaf = mt.tensor(x, requires_grad=True)
             output, _ = layer(leaf)
@@ -167,6 +227,10 @@ def test_two_threads_change_no_bit(monkeypatch):
 @settings(max_examples=2)
 @given(one=cells(), seed=seeds)
 def test_a_cell_made_up_on_the_spot(one, seed):
+    try_made_up(one, seed)
+
+
+def try_made_up(one, seed):
     rng = np.random.default_rng(seed)
     layer = nn.Recurrent(one, 2, 5, dtype="float64")
     for parameter in layer.parameters():
@@ -183,14 +247,15 @@ def many_operations(a, b, h, m):
     return mt.tanh(x + 0.1 * y - z), mt.maximum(x, 0.5 * z)
 
 
-@pytest.mark.numba
+@both
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_every_operation(dtype):
+def test_every_operation(dtype, by):
     rng = np.random.default_rng(2)
     layer = nn.Recurrent(many_operations, 2, 9, dtype=dtype, generator=mt.Generator(0))
     x = mt.tensor(rng.normal(size=(3, 5, 2)).astype(dtype), requires_grad=True)
     state = [mt.tensor(s.astype(dtype), requires_grad=True) for s in draw_state(layer, rng, 5)]
-    mine, theirs = both_ways(layer, x, bare(state), fast="numba")
+    with running(by):
+        mine, theirs = both_ways(layer, x, bare(state), fast="numba")
     for name, value in theirs.items():
         close(mine[name], value, name, 1e-10 if dtype == "float64" else 1e-5)
 
@@ -227,8 +292,8 @@ def test_check_grads_through_the_driver(lengths):
         check_grads(layer, rng.normal(size=(3, 2, 2)), bare(draw_state(layer, rng, 2)), lengths)
 
 
-@pytest.mark.numba
-def test_arrays_that_compiled_code_does_not_know():
+@both
+def test_arrays_that_compiled_code_does_not_know(by):
     """Every second element, in reverse, transposed, not to be written: they are read as well."""
     rng = np.random.default_rng(0)
     layer = spread(build("own_cell", 3, 5), rng)
@@ -241,7 +306,8 @@ def test_arrays_that_compiled_code_does_not_know():
     state = [np.broadcast_to(rng.normal(size=(1, 1, 5)), (1, 3, 5)) for _ in range(2)]
     assert not state[0].flags.writeable
     leaves = [mt.Tensor(value, requires_grad=True) for value in (x, *state)]
-    mine, theirs = both_ways(layer, leaves[0], tuple(leaves[1:]), fast="numba")
+    with running(by):
+        mine, theirs = both_ways(layer, leaves[0], tuple(leaves[1:]), fast="numba")
     for name, value in theirs.items():
         close(mine[name], value, name)
 
@@ -277,12 +343,12 @@ def test_not_a_number_is_not_hidden():
 # -- buffers
 
 
-@pytest.mark.numba
+@both
 @given(kind=kinds, order=st.permutations(range(3)), seed=seeds)
-def test_live_graphs_of_the_same_sizes_do_not_disturb_each_other(kind, order, seed):
+def test_live_graphs_of_the_same_sizes_do_not_disturb_each_other(by, kind, order, seed):
     rng = np.random.default_rng(seed)
     layer, calls = build(kind, 4, 5), []
-    with driver("numba"):
+    with running(by), driver("numba"):
         for _ in order:
             x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
             calls.append((x, layer(x)[0]))
@@ -300,12 +366,12 @@ def test_live_graphs_of_the_same_sizes_do_not_disturb_each_other(kind, order, se
             close(before, host(layer(x.detach())[0]))
 
 
-@pytest.mark.numba
+@both
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_handed_out_never_changes(kind):
+def test_what_was_handed_out_never_changes(kind, by):
     rng = np.random.default_rng(0)
     layer = build(kind, 4, 5, bidirectional=True)
-    with driver("numba"):
+    with running(by), driver("numba"):
         x = mt.tensor(rng.normal(size=(6, 3, 4)), requires_grad=True)
         results = flat(layer(x))
         sum(mt.sum(value) for value in results).backward()
