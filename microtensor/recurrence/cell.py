@@ -446,7 +446,8 @@ def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple; a bare string is the usual slip, `gates="ifgo"` or `("h")`."""
     if isinstance(names, str):
         raise TypeError(f"{what} must be a sequence of names, such as ({names!r},), not a string")
-    for name in names:
+    found = tuple(names)
+    for name in found:
         if not str(name).isidentifier():
             raise ValueError(f"{what}: {name!r} cannot be the name of a parameter")
-    return tuple(names)
+    return found

@@ -13,7 +13,7 @@ six entries in this form, and nine without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any
 
@@ -39,6 +39,8 @@ class Derivation:
         Names of the numbers that come from matrix products, in the order of the gates.
     inputs
         The symbol of each name: products, old state, weights per unit.
+    variables
+        What each of `inputs` is called in printed sources.
     new
         The expression of each new value of the state, by its name.
     order
@@ -58,6 +60,9 @@ class Derivation:
         )
         names = (*self.products, *cell.state, *cell.per_unit)
         self.inputs = {name: Symbol("input", name) for name in names}
+        # An underscore at the end: no name of a cell is mistaken for one of a printed source.
+        ascii_names = [name if name.isascii() else f"u{i}" for i, name in enumerate(names)]
+        self.variables = {name: f"{plain}_" for name, plain in zip(names, ascii_names, strict=True)}
         # In a context of its own: no switch that is thrown outside, such as no_grad, matters.
         Context().run(self._run, cell)
 
@@ -90,6 +95,24 @@ class Derivation:
                 if part in inside[name] and part.op not in ("input", "constant")
             }
             self._differentiate(name, value, held)
+
+    def cotangents(self, arrives: Mapping[str, Symbol]) -> dict[str, Symbol]:
+        """What arrives at each of `inputs`, by what `arrives` at each new value from outside."""
+        total: dict[str, Symbol] = {}  # at each new value, also through those computed from it
+        for value in self.order:
+            found = arrives[value]
+            for other in self.order:
+                if (other, (value,)) in self.jacobian:
+                    share = symbols.multiply(self.jacobian[other, (value,)], total[other])
+                    found = symbols.add(found, share)
+            total[value] = found
+        below = {name: symbols.constant(0.0) for name in self.inputs}
+        for value in self.order:
+            for name in self.inputs:
+                if (value, name) in self.jacobian:
+                    share = symbols.multiply(self.jacobian[value, name], total[value])
+                    below[name] = symbols.add(below[name], share)
+        return below
 
     def _check_nothing_is_detached(self, output: Any, value: Symbol, leaves: list[Tensor]) -> None:
         """What equations detach, their expression does not show: the numbers tell.

@@ -433,10 +433,10 @@ def _as_function(data: Draw | Iterable[Sequences]) -> Draw:
 def _check_chunk(problem: Problem, drawn: Any) -> Chunk:
     """A chunk in the drivers' form, or why it is none."""
     K, I = problem.trials, problem.inputs
-    if not isinstance(drawn, tuple):
+    if not isinstance(drawn, tuple) or not 2 <= len(drawn) <= 4:
+        what = f"{len(drawn)} values" if isinstance(drawn, tuple) else type(drawn).__name__
         raise TypeError(
-            "fit_online: a chunk must be Sequences(inputs, targets, lengths, mask), "
-            f"not {type(drawn).__name__}"
+            f"fit_online: a chunk must be Sequences(inputs, targets, lengths, mask), not {what}"
         )
     inputs, targets, lengths, mask = Sequences(*drawn)
     inputs = np.asarray(inputs)

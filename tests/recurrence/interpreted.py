@@ -129,8 +129,7 @@ def interpreted():
         patch.setitem(sys.modules, "microtensor.recurrence.drivers.lanes", _lanes())
         patch.setattr(compiled, "numba", lambda: numba)
         patch.setattr(compiled, "load", _load)
-        patch.setattr(numba_driver, "_register", lambda: REGISTER)
+        patch.setattr(compiled, "register", lambda: REGISTER)
         patch.setattr(numba_driver, "_loops", _loops)
-        patch.setattr(online_loops, "_register", lambda: REGISTER)
         patch.setattr(online_loops, "_modules", _kept["online"])
         yield

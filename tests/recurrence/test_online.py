@@ -633,8 +633,9 @@ def test_bad_chunks_are_refused():
     refused("class 5 of trial", targets=np.full(x.shape[:3], 5), mask=None)
     refused("no axis T", targets=chunk.targets[:, :, 0])
     refused(r"mask must be \(K, N = 50, T = 7\) truths", mask=chunk.mask * 1)
-    with pytest.raises(TypeError, match="a chunk must be Sequences"):
-        next(fit_online(own, weights, [x], 0.1, driver="arrays"))
+    for wrong, what in ((x, "not ndarray"), ((x,), "not 1 values"), ((*chunk, x), "not 5 values")):
+        with pytest.raises(TypeError, match=f"a chunk must be Sequences.*{what}"):
+            next(fit_online(own, weights, [wrong], 0.1, driver="arrays"))
 
 
 # -- that these tests can fail

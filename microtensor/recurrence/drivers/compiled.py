@@ -19,6 +19,7 @@ import os
 import sys
 from _thread import RLock  # as functools does: threading takes longer to import
 from collections.abc import Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +41,14 @@ def numba() -> Any:
         except Exception:  # not installed, or not made for this NumPy or Python
             _numba = False
     return _numba or None
+
+
+@cache
+def register() -> int:
+    """Bytes of a vector register of this machine."""
+    from llvmlite import binding
+
+    return 64 if binding.get_host_cpu_features().get("avx512f") else 32
 
 
 def folder() -> str:

@@ -313,23 +313,6 @@ def clip(context: Any, x: Any, low: Any, high: Any) -> Any:
     return (x(x, x, x), _lowered(_clip)) if isinstance(x, Lanes) and x == low == high else None
 
 
-@intrinsic
-def total(context: Any, x: Any) -> Any:
-    """The sum of all lanes, one number."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        element, width = x.vector.element, 32 if x.dtype is types.float32 else 64
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(element, [element, x.vector]),
-            f"llvm.vector.reduce.fadd.v{x.width}f{width}",
-        )
-        zero = ir.Constant(element, 0.0)
-        return builder.call(function, [zero, arguments[0]], fastmath=("reassoc",))
-
-    return (x.dtype(x), generate) if isinstance(x, Lanes) else None
-
-
 def _truths(instruction: str) -> Any:
     @intrinsic
     def function(context: Any, a: Any, b: Any) -> Any:

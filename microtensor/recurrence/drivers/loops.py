@@ -20,7 +20,6 @@ trials of a stack, of which each has its own `m` and `s`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -222,13 +221,9 @@ class Loops:
     def __init__(self, program: Program, general: bool) -> None:
         self.cell, self.derivation, self.general = program.cell, program.derivation, general
         self.fades = program.fades
-        self.compiled: dict[
-            Any, Any
-        ] = {}  # for a dtype and a width: the module, or why there is none
+        self.compiled: dict[Any, Any] = {}  # by dtype and width: the module, or why there is none
         cell, d = self.cell, self.derivation
-        self.names = {name: name if name.isascii() else f"u{i}" for i, name in enumerate(d.inputs)}
-        for name in self.names:  # no name of a cell is mistaken for one of ours
-            self.names[name] = f"{self.names[name]}_"
+        self.names = d.variables
         by_kind: dict[str, list[str]] = {"": [], "h": [], "x": []}
         for name in d.products:
             by_kind["" if name in cell.gates else name[-1]].append(name)
@@ -269,7 +264,7 @@ class Loops:
 
     def _loads(self, lines: Sequence[str], places: dict[str, str]) -> list[str]:
         """Statements that bring the variables which the lines use."""
-        used = set(re.findall(r"\w+", "\n".join(lines)))
+        used = scalars.words(lines)
         return [f"{name} = load(m, {place})" for name, place in places.items() if name in used]
 
     # -- forward
@@ -347,22 +342,7 @@ class Loops:
         d = self.derivation
         symbols_of = {name: Symbol("input", ("arrives", name)) for name in self.cell.state}
         own = {name: Symbol("input", ("own", name)) for name in self.cell.state}
-        arrives = own if self.general else symbols_of
-        # What arrives at each new value, in all; then at everything that it is computed from.
-        total: dict[str, Symbol] = {}
-        for value in d.order:
-            found = arrives[value]
-            for other in d.order:
-                if (other, (value,)) in d.jacobian:
-                    share = symbols.multiply(d.jacobian[other, (value,)], total[other])
-                    found = symbols.add(found, share)
-            total[value] = found
-        below = {name: symbols.constant(0.0) for name in d.inputs}
-        for value in d.order:
-            for name in d.inputs:
-                if (value, name) in d.jacobian:
-                    share = symbols.multiply(d.jacobian[value, name], total[value])
-                    below[name] = symbols.add(below[name], share)
+        below = d.cotangents(own if self.general else symbols_of)
         if self.general:  # of sequences that are over, what arrives is handed on
             for name in self.cell.state:
                 below[name] = symbols.add(
@@ -476,9 +456,7 @@ class Loops:
     def source(self, dtype: str = "float32", width: int = 16, common: str = "common") -> str:
         """The module of both passes; `common` is the name of the one that all cells share."""
         forward, backward = self.forward(width), self.backward(width)
-        text = "\n".join([*forward, *backward])
-        known = ("tanh", "sigmoid", "relu", "where", *sorted(symbols.PLAIN), "maximum", "clip")
-        functions = [n for n in dict.fromkeys((*known, "power")) if re.search(rf"\b{n}\(", text)]
+        functions = scalars.functions([*forward, *backward])
         return "\n".join(
             [
                 f"# cell {self.cell.name}: rows of z {', '.join(self.rows)}; "
@@ -514,7 +492,7 @@ class Loops:
     @staticmethod
     def _pass(title: str, dtype: str, arrays: Mapping[str, int], lines: list[str]) -> list[str]:
         """One of the two functions: its head, the numbers that it uses, and its statements."""
-        used = set(re.findall(r"\w+", "\n".join(lines)))
+        used = scalars.words(lines)
         head = [f"{number} = s[{i}]" for i, number in enumerate(NUMBERS) if number in used]
         if "faint" in used:
             head.append(f"faint = real({'2.0**-80' if dtype == 'float32' else '2.0**-920'})")

@@ -17,7 +17,6 @@ import importlib
 import itertools
 import threading
 from collections.abc import Sequence
-from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -49,17 +48,9 @@ class Sizes(NamedTuple):
     trials: int | None = None
 
 
-@cache
-def _register() -> int:
-    """Bytes of a vector register."""
-    from llvmlite import binding
-
-    return 64 if binding.get_host_cpu_features().get("avx512f") else 32
-
-
 def width_of(dtype: Any, hidden: int) -> int:
     """How many units stand side by side: a whole register, less for very small layers."""
-    width: int = _register() // dtype.itemsize
+    width: int = compiled.register() // dtype.itemsize
     while width > 4 and hidden <= width // 2:
         width //= 2
     return width
@@ -78,7 +69,7 @@ def _loops(program: Any, general: bool) -> Loops:
 
 
 def _compile(loops: Loops, dtype: Any, width: int) -> ModuleType:
-    rows = 8 if _register() == 64 else 4  # as many as there are registers for
+    rows = 8 if compiled.register() == 64 else 4  # as many as there are registers for
     text = common_source(dtype.name, width, rows)
     common = compiled.load(f"common_{dtype.name}x{width}", text, [_lanes()])
     text = loops.source(dtype.name, width, common.__name__)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextvars
 import importlib
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -25,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from microtensor.backend import Array
-from microtensor.recurrence import symbols
 from microtensor.recurrence.derivation import Derivation
 from microtensor.recurrence.drivers import compiled, scalars
 from microtensor.recurrence.drivers.loops import stored_of
@@ -95,9 +93,7 @@ class Loops:
     def __init__(self, cell: Any) -> None:
         self.cell = cell
         d = self.derivation = Derivation(cell)
-        self.names = {name: name if name.isascii() else f"u{i}" for i, name in enumerate(d.inputs)}
-        for name in self.names:  # no name of a cell is mistaken for one of ours
-            self.names[name] = f"{self.names[name]}_"
+        self.names = d.variables
         self.runs: list[Run] = []
         products: dict[bool, list[str]] = {False: [], True: []}
         for of_blocks, found in products.items():
@@ -157,7 +153,7 @@ class Loops:
 
     def _loads(self, lines: Sequence[str], places: dict[str, tuple[str, str]]) -> list[str]:
         """Statements that bring the variables which the lines use: (array, place) by variable."""
-        used = set(re.findall(r"\w+", "\n".join(lines)))
+        used = scalars.words(lines)
         return [
             f"{name} = load({array}, {place})"
             for name, (array, place) in places.items()
@@ -235,20 +231,7 @@ class Loops:
         """From step `stop` - 1 to the first: what arrives at every product."""
         d, cell = self.derivation, self.cell
         arrives = {name: Symbol("input", ("arrives", name)) for name in cell.state}
-        total: dict[str, Symbol] = {}  # at each new value, in all
-        for value in d.order:
-            found = arrives[value]
-            for other in d.order:
-                if (other, (value,)) in d.jacobian:
-                    share = symbols.multiply(d.jacobian[other, (value,)], total[other])
-                    found = symbols.add(found, share)
-            total[value] = found
-        below = {name: symbols.constant(0.0) for name in d.inputs}
-        for value in d.order:
-            for name in d.inputs:
-                if (value, name) in d.jacobian:
-                    share = symbols.multiply(d.jacobian[value, name], total[value])
-                    below[name] = symbols.add(below[name], share)
+        below = d.cotangents(arrives)
         places = {symbol: self.names[name] for name, symbol in d.inputs.items()}
         places |= self.stored
         for name, value in d.new.items():
@@ -489,8 +472,7 @@ def _function(
     result: str = "void",
 ) -> list[str]:
     """A function of a module, which unpacks from `s` what it uses."""
-    given = set(re.findall(r"\w+", declaration))
-    used = set(re.findall(r"\w+", "\n".join(lines))) - given
+    used = scalars.words(lines) - scalars.words([declaration])
     signature = ", ".join([kinds[name] for name in arguments.split(" ")])
     return [
         "",
@@ -503,9 +485,7 @@ def _function(
 
 
 def _module(dtype: str, width: int, head: Sequence[str], text: Sequence[str]) -> str:
-    whole = "\n".join(text)
-    known = ("tanh", "sigmoid", "relu", "where", *sorted(symbols.PLAIN), "maximum", "clip", "power")
-    functions = [n for n in dict.fromkeys(known) if re.search(rf"\b{n}\(", whole)]
+    functions = scalars.functions(text)
     first = [
         *head[:1],
         "from math import inf, nan",
@@ -798,13 +778,6 @@ for n in range(N):
 # Around it
 
 
-def _register() -> int:
-    """Bytes of a vector register."""
-    from llvmlite import binding
-
-    return 64 if binding.get_host_cpu_features().get("avx512f") else 32
-
-
 _modules: dict[tuple[Any, str], Any] = {}
 
 
@@ -824,10 +797,10 @@ def prepare(cell: Any, dtype: Any) -> Any:
             raise ModuleNotFoundError("Numba cannot be imported: pip install microtensor[fast]")
         lanes = importlib.import_module("microtensor.recurrence.drivers.lanes")
         loops = Loops(cell)
-        width = _register() // dtype.itemsize
+        width = compiled.register() // dtype.itemsize
         text = common_source(dtype.name, width)
         common = compiled.load(f"online_{dtype.name}x{width}", text, [lanes])
-        registers = 32 if _register() == 64 else 16
+        registers = 32 if compiled.register() == 64 else 16
         text = loops.source(dtype.name, width, registers, common.__name__)
         name = f"online_{cell.name}" if cell.name.isidentifier() else "online_cell"
         module = compiled.load(name, text, [lanes])

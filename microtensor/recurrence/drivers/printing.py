@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from microtensor.recurrence import symbols
 from microtensor.recurrence.derivation import Derivation, parts
+from microtensor.recurrence.drivers.scalars import words
 from microtensor.recurrence.symbols import Symbol
 
 DEAR = {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "power"}
@@ -261,9 +262,7 @@ class Program:
         self.cell = cell
         d = self.derivation = Derivation(cell)
         self.constants: dict[tuple[float, bool], str] = {}
-        self.names = {name: name if name.isascii() else f"u{i}" for i, name in enumerate(d.inputs)}
-        for name in self.names:  # no name of a cell is mistaken for one of ours
-            self.names[name] = f"{self.names[name]}_"
+        self.names = d.variables
         self._few: dict[Symbol, bool] = {}
         # What is fed, and goes back through the product: the values with a variable in the loop.
         self.carried: tuple[str, ...] = () if cell.truncated else cell.fed
@@ -478,11 +477,10 @@ class Program:
     def forward_of(self, masked: bool, padded: bool) -> str:
         """The loop forward over all steps."""
         lines = []
-        names = [name for name in self.step_views if self._appears(name)]
+        names = [name for name in self.step_views if name in words(self.step_lines)]
         names += [f"{self.names[n]}new" for n in self.cell.state if masked or padded]
         names += [self.names[n] for n in self.cell.state if padded]
-        self_names = list(dict.fromkeys(names))
-        unpack = ["hx", "z", "zt", "zs", *self_names]
+        unpack = ["hx", "z", "zt", "zs", *dict.fromkeys(names)]
         lines.append("product(hx, z)")
         if self.tanh_rows or self.sigmoid_rows:
             lines.append("tanh(zt, zt)")
@@ -508,18 +506,6 @@ class Program:
         """The variables of a step, in the order in which the source unpacks them."""
         head = self.forward_of(masked, padded).split(" in steps:")[0].split("for ")[1]
         return head.split(", ")
-
-    def _appears(self, name: str) -> bool:
-        return any(
-            name
-            in line.replace("(", " ")
-            .replace(")", " ")
-            .replace(",", " ")
-            .replace("[", " ")
-            .replace("=", " ")
-            .split()
-            for line in self.step_lines
-        )
 
     # -- backward
 
@@ -587,10 +573,7 @@ class Program:
         printer.print(targets, early=True)
         self.jacobian_lines = printer.lines
         self.jacobian_buffers = names_of(printer.buffers)
-        used = " ".join(printer.lines)
-        for sign in "(),[]=":
-            used = used.replace(sign, " ")
-        self.jacobian_names = sorted(set(used.split()) & {*self.views, *self._targets()})
+        self.jacobian_names = sorted(words(printer.lines) & {*self.views, *self._targets()})
 
     def _targets(self) -> list[str]:
         return [f"j{i}" for i in range(len(self.jacobian_rows))]

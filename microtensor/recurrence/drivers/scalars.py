@@ -11,7 +11,8 @@ chooses what these are: functions of one float, or of a register full of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from microtensor.recurrence import symbols
 from microtensor.recurrence.symbols import Symbol
@@ -72,6 +73,18 @@ def statements(
             printer.inside[part] = printer.text(part)
     printer.lines += [f"{target} = {printer.of(value)[0]}" for target, value in copies]
     return printer.lines
+
+
+def words(lines: Iterable[str]) -> set[str]:
+    """The variables and functions that appear in some source."""
+    return set(re.findall(r"\w+", "\n".join(lines)))
+
+
+def functions(lines: Iterable[str]) -> list[str]:
+    """Which functions of numbers some source calls, in an order of their own."""
+    known = ("tanh", "sigmoid", "relu", "where", *sorted(symbols.PLAIN), "maximum", "clip", "power")
+    text = "\n".join(lines)
+    return [name for name in dict.fromkeys(known) if re.search(rf"\b{name}\(", text)]
 
 
 def _needed(wanted: dict[Symbol, str], places: dict[Symbol, str]) -> list[Symbol]:
