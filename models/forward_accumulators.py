@@ -88,6 +88,7 @@ def accumulated(
     split = weights["weight_ih"].shape[1]
     found = {"weight_ih": d_w[:, :split], "weight_hh": d_w[:, split:]}
     found |= {"readout_weight": d_readout, "readout_bias": d_readout_bias}
+    # Nothing of it in front, since there may be no gate with a bias, and so nothing to join.
     found["bias_ih"] = np.concatenate([d_bias[:0], *[d_bias[rows[gate]] for gate in biased]])
     return {name: found[name] for name in weights}
 

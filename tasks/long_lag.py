@@ -51,6 +51,7 @@ from tasks.harness import (
 )
 from tasks.online import (
     EXAM,
+    WINDOW,
     Drawn,
     Generators,
     Lane,
@@ -850,7 +851,7 @@ def _curves(run: Run, known: Sequence[Line]) -> Figure:
     ]
     panels = [panel for panel in panels if panel[2]] or panels[:1]
     figure, every = plots.new_figure(
-        1, len(panels), width=5.5 * len(panels), height=5.2, sharey=True
+        1, len(panels), width=5.5 * len(panels), height=5.8, sharey=True
     )
     for axes, (title, right, mine) in zip(np.atleast_1d(every), panels, strict=True):
         for line, color in zip(mine, plots.PALETTE, strict=False):
@@ -858,9 +859,10 @@ def _curves(run: Run, known: Sequence[Line]) -> Figure:
             plots.errors(axes, run, line.variant, label=label, color=color)
         axes.set(title=title, xlabel="sequences seen", xscale="log", ylim=(0, 1.05))
         plots.reference_levels(axes, (Level("right", right),))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8, loc="lower left")
-    np.atleast_1d(every)[0].set_ylabel("largest error of an output, mean of the last sequences")
+        plots.legend_below(axes)
+    np.atleast_1d(every)[0].set_ylabel(
+        f"largest error, mean of the last {LOOKS} (2a) or {WINDOW} (2c)"
+    )
     return figure
 
 
