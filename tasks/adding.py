@@ -739,8 +739,7 @@ def _running_sum(run: Run) -> Figure:
     figure, axes = plots.new_figure(3, 2, width=10.0, height=7.0, sharex=True, sharey="row")
     before = net.first_weights(work.generator("weights"))
     for column, (title, weights) in enumerate((("before", before), ("after", after))):
-        with mt.recurrence.driver("arrays"):
-            found = net.module(weights).inside(x)
+        found = net.module(weights).inside(x)
         axes[0, column].set_title(f"{title} learning")
         axes[0, column].plot(partial, color="0.35", linestyle="--", label="sum so far")
         axes[0, column].plot(found["output"][:, 0], color=plots.PALETTE[0], label="output")

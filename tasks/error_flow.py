@@ -85,7 +85,7 @@ class ErrorFlowSettings(Settings):
     steps: int = 100
     """The most steps between an error and what it reaches."""
     compiled: bool = True
-    """Whether the loop that learns online is compiled, if Numba is there (some seconds, once)."""
+    """Whether what can be compiled is, if Numba is there (half a minute, once)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,7 +247,6 @@ def followed(work: Work) -> float:
         0.5,
         output="sigmoid",
         block_size=network.size,
-        driver=None if work.settings.compiled else "arrays",
     )
     module = network.module(weights)
     optimizer = mt.optim.SGD(module.parameters(), lr=0.5)
@@ -269,9 +268,11 @@ def followed(work: Work) -> float:
 def train(work: Work) -> list[Trial]:
     """Measure one network's flows and gradients; nothing is trained but the 50 sequences of 6a."""
     [number] = work.trials
-    values, arrays = flows(work)
-    values |= gradients(work)
-    values["followed"] = followed(work)
+    driver = mt.recurrence.driver() if work.settings.compiled else "arrays"
+    with mt.recurrence.driver(driver):
+        values, arrays = flows(work)
+        values |= gradients(work)
+        values["followed"] = followed(work)
     return [Trial(number, values, arrays=arrays)]
 
 

@@ -97,9 +97,6 @@ class Cell:
         What `feeds` comes to: names of `state`.
     of_blocks
         Which of its numbers, gates and values of the state, there is one for each block of.
-    plain
-        Whether none of per_block, feeds, truncated and biased says anything. What knows no more
-        than gates, products and a state h (a driver, a module of one step) asks for it.
 
     Raises
     ------
@@ -158,12 +155,6 @@ class Cell:
             )
         fed_gates = [name for name in self.feeds if name not in self.state]
         self.fed = tuple([f"y_{name}" if name in fed_gates else name for name in self.feeds])
-        self.plain = (
-            self.feeds == self.state[:1]
-            and not self.per_block
-            and not truncated
-            and self.biased == self.gates
-        )
         self.state += tuple([f"y_{name}" for name in fed_gates])
         self._fed_at = [self.state.index(name) for name in self.fed]
         self.of_blocks = frozenset(
@@ -226,8 +217,7 @@ class Cell:
         Raises
         ------
         TypeError
-            If the equations cannot be derived, with the reason: such a cell runs step by step. If
-            the driver is not made for the cell (see `recurrence.driver`).
+            If the equations cannot be derived, with the reason: such a cell runs step by step.
         ValueError
             If the driver is unknown, or is "steps", which runs the equations as they stand.
         """
@@ -241,8 +231,6 @@ class Cell:
         if driver == "arrays":
             return program.source()
         loops: Any = importlib.import_module("microtensor.recurrence.drivers.loops")
-        if not loops.made_for(self):
-            raise TypeError(f"cell {self.name} is none for the driver 'numba': it runs on arrays")
         return str(loops.Loops(program, general=False).source())
 
     def __call__(self, *values: Any, **named: Any) -> Any:

@@ -54,10 +54,9 @@ def driver(name: str | None = None) -> str | _Choice:
     The default is what the environment variable MICROTENSOR_DRIVER says, or else "numba" where
     Numba can be imported and "arrays" where not. A choice belongs to the current thread or task.
 
-    What the Numba driver cannot do runs on arrays: CuPy's arrays, cells that use `per_block`,
-    `feeds`, `truncated` or `biased`, and cells whose source Numba does not compile (of which there
-    is a warning, once, if "numba" was chosen in so many words). The trials of a large stack run in
-    two threads, unless NUMBA_NUM_THREADS is 1. Layers of modules,
+    What the Numba driver cannot do runs on arrays: CuPy's arrays, and cells whose source Numba does
+    not compile (of which there is a warning, once, if "numba" was chosen in so many words). The
+    trials of a large stack run in two threads, unless NUMBA_NUM_THREADS is 1. Layers of modules,
     `GRU(reset="before")`, cells whose equations cannot be derived (see `Cell.source`) and numbers
     other than float32 and float64 always run step by step; so does everything under
     `detect_anomaly`, which then names the step's own operation.

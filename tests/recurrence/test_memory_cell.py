@@ -268,24 +268,6 @@ def test_a_sequence_can_be_continued_where_it_was_left(cut, seed, name):
         np.testing.assert_allclose(host(a), host(b), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("declaration", "plain"),
-    [
-        ({}, True),
-        ({"biased": ("a", "b"), "feeds": ("h",)}, True),
-        ({"per_block": ("a",)}, False),
-        ({"feeds": ("m",)}, False),
-        ({"feeds": ("h", "m")}, False),
-        ({"feeds": ()}, False),
-        ({"truncated": True}, False),
-        ({"biased": ("b",)}, False),
-    ],
-)
-def test_a_driver_is_told_of_what_it_may_not_know(declaration, plain):
-    one = Cell(lambda a, b: (a, b), gates=("a", "b"), state=("h", "m"), **declaration)
-    assert one.plain is plain
-
-
 def test_the_fed_gates_are_values_of_the_state_that_equations_may_use():
     @cell(gates=("a", "b"), per_block=("a",), feeds=("b", "h", "a"))
     def one(a, b, y_a):

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from recurrence.interpreted import interpreted
 from recurrence.layers import bare, build, draw_state, host, spread
 from recurrence.test_fused import FUSED, both_ways, cells, close, compare, flat, is_fused
+from recurrence.test_memory_cell import without_recurrent_weights
 
 import microtensor as mt
 from microtensor import nn
-from microtensor.recurrence import cell, driver, gru, lstm, rnn_tanh
+from microtensor.recurrence import cell, driver, gru, lstm, memory_cell, memory_cell_bptt, rnn_tanh
 from microtensor.recurrence.drivers import compiled, scalars
 from microtensor.recurrence.drivers import numba as loops
 from microtensor.recurrence.drivers.arrays import _waiting
@@ -118,6 +119,69 @@ def test_the_loops_as_they_are_printed_are_the_loop(
     options = {"lengths": lengths, "chosen": chosen, "generator": generator, "fast": "numba"}
     with interpreted():
         mine, theirs = both_ways(layer, x, bare(state), **options)
+    for name, value in theirs.items():
+        close(mine[name], value, name)
+
+
+@cell(gates=("a", "b"), state=("h", "m"), feeds=("m",), biased=("b",))
+def feeds_what_is_not_its_output(a, b, h, m):
+    return mt.tanh(a) + 0.1 * h, 0.5 * m + mt.sigmoid(b)
+
+
+@cell(gates=("a", "b"), apart=("a",), per_block=("a",), feeds=("b", "h", "a"), per_unit=("w",))
+def feeds_blocks_and_units(a_x, a_h, b, h, y_a, w):
+    return mt.tanh(b) * y_a + 0.2 * w * h, 0.3 * b + y_a, mt.tanh(a_x) / (2 + mt.cos(a_h))
+
+
+DECLARED = [
+    *(memory_cell, memory_cell_bptt, without_recurrent_weights),
+    *(feeds_what_is_not_its_output, feeds_blocks_and_units),
+]
+
+
+@given(
+    one=st.sampled_from(DECLARED),
+    seed=seeds,
+    blocks=st.sampled_from([3, 1]),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3)),
+    bias=st.sampled_from([True, False, "single"]),
+    bidirectional=st.booleans(),
+    masked=st.booleans(),
+    chosen=st.none() | st.sampled_from([(0,), (1,), (2,)]),
+    data=st.data(),
+)
+def test_whatever_a_cell_declares(
+    one, seed, blocks, sizes, bias, bidirectional, masked, chosen, data
+):
+    """Gates of blocks, what is fed, gradients that are cut, gates without a bias."""
+    steps, batch, inputs = sizes
+    options = {"bias": bias, "bidirectional": bidirectional, "dtype": "float64"}
+    block_size = data.draw(st.sampled_from([2, 1])) if one.per_block else 1
+    generator, lengths = None, None
+    if masked:
+        generator = mt.Generator(0)
+        options |= {"recurrent_dropout": 0.4, "generator": generator}
+        lengths = data.draw(st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
+    layer = nn.Recurrent(one, inputs, blocks * block_size, block_size=block_size, **options)
+    if chosen and chosen[0] >= 1 + len(one.state):
+        chosen = None
+    options = {"lengths": lengths, "chosen": chosen, "generator": generator, "fast": "numba"}
+    rng = np.random.default_rng(seed)
+    with interpreted():
+        compare(spread(layer, rng), rng, steps, batch, **options)
+
+
+@pytest.mark.numba
+def test_a_stack_of_blocks():
+    rng = np.random.default_rng(5)
+    layers = [nn.Recurrent(memory_cell, 2, 6, block_size=2, dtype="float64") for _ in range(TRIALS)]
+    layer = spread(nn.stack(layers), rng)
+    x = mt.tensor(rng.normal(size=(TRIALS, 4, 3, 2)), requires_grad=True)
+    widths = [one.cell.width(name, 6, 2) for one in layers[:1] for name in one.cell.state]
+    state = bare(
+        [mt.tensor(rng.normal(size=(TRIALS, 1, 3, n)), requires_grad=True) for n in widths]
+    )
+    mine, theirs = both_ways(layer, x, state, fast="numba")
     for name, value in theirs.items():
         close(mine[name], value, name)
 

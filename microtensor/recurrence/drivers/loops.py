@@ -5,12 +5,17 @@ Sizes: T steps, B sequences, I inputs, H units, and P, which is H rounded up to 
 array `m`, and all sizes and places in a second one, `s`. The places:
 
 - `hx`: a row [x; 1; h] for each step and sequence, so that input product, recurrent product and
-  biases are one matrix product. Its h is the one before the step.
+  biases are one matrix product. Its h is the one before the step. A cell that feeds back several
+  values has them one after the other in the place of h, P numbers each, and a product for each.
 - `record`: for each step and sequence the rest of the old state, and what the backward pass needs
   and would be dear to compute again. Without a backward pass all steps write to the same place.
 - `z`, `dz`: a row of P numbers for each product, and what arrives at them.
 - `weight` is [W_ih b W_hh] transposed, `back` is W_hh, `back_x` is W_ih, `dw` the gradient of the
   first. Padded units have weights 0, and no sum ever runs over them.
+
+What units of a block share is computed for each of them, from the same weights; of a fed value that
+they share, the next step's product meets the first unit's. How large the blocks are is known to the
+table of moves alone.
 
 Two functions are printed for a cell, in two variants: without and with masks for recurrent dropout
 and for sequences of different lengths. What all cells share is a module of its own: the products,
@@ -129,7 +134,11 @@ def common_source(dtype: str, width: int, rows: int) -> str:
             ),
             *("", ""),
             *_function("take(m, s, moves, first, last, start, stop)", some),
-            *lines_of(len(NUMBERS) - 1, ("if address != 0", "poke(address, q, m[p])")),
+            *lines_of(
+                len(NUMBERS) - 1,
+                ("if address != 0 and add", "poke(address, q, peek(address, q) + m[p])"),
+                ("elif address != 0", "poke(address, q, m[p])"),
+            ),
             *("", ""),
             *_function(f"product(m, {arguments}, more)", kinds),
             *lines,
@@ -164,15 +173,6 @@ def _kinds(dtype: str, arrays: Mapping[str, int], stacked: bool = False) -> list
     kinds = [f"{dtype}[{trials}{':, ' * (axes - 1)}::1]" for axes in arrays.values()]
     kinds[0] = f"{dtype}[{trials}:, :, :]"  # x, or what arrives at the outputs: in any order
     return [f"{dtype}[{trials}::1]", f"int64[{trials}::1]", "int64[:, ::1]", *kinds]
-
-
-def made_for(cell: Any) -> bool:
-    """Whether these loops can run a cell: no blocks of units, and what is fed is its output."""
-    return (
-        cell.feeds == cell.state[:1]
-        and cell.biased == cell.gates
-        and not (cell.per_block or cell.truncated)
-    )
 
 
 def stored_of(d: Derivation, names: Mapping[str, str]) -> dict[Symbol, str]:
@@ -214,8 +214,12 @@ class Loops:
     pieces
         (first row, last + 1, gate, kind) of rows that stand side by side in the user's weights too,
         from that gate on.
+    fed
+        Names of the state that stand in `hx`, P numbers each.
     kept
         What a row of `record` consists of, P numbers each: names of the old state, then variables.
+    edges
+        Values of the old state that something arrives at other than through the product.
     """
 
     def __init__(self, program: Program, general: bool) -> None:
@@ -234,22 +238,25 @@ class Loops:
                 first = self.runs[-1][1] if self.runs else 0
                 self.runs.append((first, first + len(names), kind))
         self.heard = len(by_kind[""]) + len(by_kind["h"])
+        # Gates with different numbers of rows, or some of which have no bias.
+        apart = bool(cell.per_block) or cell.biased != cell.gates
         self.pieces: list[tuple[int, int, int, str]] = []
         for row, name in enumerate(self.rows):
             kind = "" if name in cell.gates else name[-1]
             gate = cell.gates.index(name[:-2] if kind else name)
-            last = self.pieces[-1] if self.pieces else None
+            last = self.pieces[-1] if self.pieces and not apart else None
             if last and last[3] == kind and last[2] + row - last[0] == gate:
                 self.pieces[-1] = (last[0], row + 1, *last[2:])
             else:
                 self.pieces.append((row, row + 1, gate, kind))
-        h, *others = cell.state
-        self.kept: list[str] = [*([h] if general else []), *others]
+        self.fed = cell.fed
+        self.kept: list[str] = [name for name in cell.state if general or name not in self.fed]
         self.stored = stored_of(d, self.names)
         self.kept += list(self.stored.values())
         written = {name for _, name in d.jacobian}
-        # Values of the old state that something arrives at other than through the product.
-        self.edges = [name for name in cell.state if name != h or h in written or general]
+        self.edges = [
+            name for name in cell.state if name not in self.fed or name in written or general
+        ]
 
     # -- places of numbers
 
@@ -260,7 +267,7 @@ class Loops:
         """Where a value of the state stands, before the step or after it."""
         if name in self.kept:
             return self._record(name, later)
-        return f"at_h{' + B * F' * later}"
+        return _at("at_h" + " + B * F" * later, self.fed.index(name))
 
     def _loads(self, lines: Sequence[str], places: dict[str, str]) -> list[str]:
         """Statements that bring the variables which the lines use."""
@@ -276,7 +283,7 @@ class Loops:
 
     def forward(self, width: int) -> list[str]:
         """The loop over all steps."""
-        d, h = self.derivation, self.cell.state[0]
+        d = self.derivation
         places = {symbol: self.names[name] for name, symbol in d.inputs.items()}
         values = [(name, value) for value, name in self.stored.items() if value.op != "input"]
         new = [(f"{self.names[name]}new", value) for name, value in d.new.items()]
@@ -290,8 +297,10 @@ class Loops:
             for name in self.cell.state:
                 mine = self.names[name]
                 lines.append(f"{mine}new = where(is_valid > real(0.0), {mine}new, {mine})")
-            lines.append(f"store(m, at_h + B * F, {self.names[h]}new * dropped)")
-            where |= {"dropped": "mask + b * P + j"}
+            for k, name in enumerate(self.fed):
+                place = _at("at_h + B * F", k)
+                lines.append(f"store(m, {place}, {self.names[name]}new * dropped{k})")
+                where |= {f"dropped{k}": self._mask(k)}
         lines = [*self._loads([*lines, *self.stored.values()], where), *lines]
         if self.general:
             lines.insert(0, "is_valid = spread(m, valid + t * B + b)")
@@ -299,10 +308,10 @@ class Loops:
         for name in self.cell.state:
             lines.append(f"store(m, {self._state(name, later=True)}, {self.names[name]}new)")
         first = [self._moves("put", "enter", "0", "T")]
-        if self.general:
-            old = _at("record + b * R + j", self.kept.index(h))
-            seen = f"load(m, {old}) * load(m, mask + b * P + j)"
-            first += self._whole(width, f"store(m, hx + b * F + I + 1 + j, {seen})")
+        for k, name in enumerate(self.fed if self.general else ()):
+            old = _at("record + b * R + j", self.kept.index(name))
+            seen = f"load(m, {old}) * load(m, {self._mask(k)})"
+            first += self._whole(width, f"store(m, {_at('hx + b * F + I + 1 + j', k)}, {seen})")
         return [
             *first,
             "for t in range(T):",
@@ -322,18 +331,36 @@ class Loops:
         before = f"{GROUPS[at - 1]}_end" if at else "0"
         return f"{function}(m, s, moves, {before}, {group}_end, {start}, {stop})"
 
-    @staticmethod
-    def _part(kind: str) -> tuple[str, str]:
-        """The part of [x; 1; h] that products of this kind meet: where it begins, its length."""
-        start = "I" if kind == "h" else "0"
-        return start, {"": "I + 1 + H", "x": "I + 1", "h": "1 + H"}[kind]
+    @property
+    def _across(self) -> str:
+        """How many numbers of a sequence are fed back."""
+        return "P" if len(self.fed) == 1 else f"{len(self.fed)} * P"
+
+    def _mask(self, k: int) -> str:
+        """The place of what a fed value is multiplied by where it enters the product."""
+        return _at(f"mask + b * {self._across} + j", k)
+
+    def _parts(self, kind: str) -> list[tuple[str, str, str]]:
+        """The parts of [x; 1; h] that products of this kind meet.
+
+        The place of each in a row of `hx`, that of its weights beside `weight`, and its length.
+        """
+        start, count = ("I", "1") if kind == "h" else ("0", "I + 1")
+        if kind == "x":
+            return [(start, f"{start} * M", count)]
+        if len(self.fed) == 1:
+            return [(start, f"{start} * M", f"{count} + H")]
+        ends = [(f"I + 1 + {k} * P", f"(I + 1 + {k} * H) * M", "H") for k in range(len(self.fed))]
+        return [(start, f"{start} * M", count), *ends]
 
     def _product_forward(self, first: int, last: int, kind: str) -> list[str]:
-        start, count = self._part(kind)
-        return [
-            f"product(m, hx + t * B * F + {start}, F, 1, 0, weight + {start} * M + {first} * P, M,",
-            f"        z + {first} * P, M, B, 1, {count}, {last - first} * P, False)",
-        ]
+        lines = []
+        for part, (seen, place, count) in enumerate(self._parts(kind)):
+            lines += [
+                f"product(m, hx + t * B * F + {seen}, F, 1, 0, weight + {place} + {first} * P, M,",
+                f"        z + {first} * P, M, B, 1, {count}, {last - first} * P, {part > 0})",
+            ]
+        return lines
 
     # -- backward
 
@@ -386,19 +413,17 @@ class Loops:
             "            at_record = record + t * record_step + b * R + j",
             f"            at_edge = edge + b * {len(self.edges)} * P + j",
             *[f"            {line}" for line in lines],
-            "    product(m, dz + (t - start) * B * M, M, 1, P, back, P,",
-            f"            dh, P, B, {self.heard}, H, P, False)",
+            *[f"    {line}" for line in self._carried(width)],
             *self._products_backward(),
             self._moves("take", "pass_on", "start", "stop"),
         ]
         gradients = [f"of_{name}.size" for name in WEIGHTS]
         last = []
-        if self.cell.state[0] in self.edges:  # two ways lead to the first h
-            at = self.edges.index(self.cell.state[0])
-            place = _at(f"edge + b * {len(self.edges)} * P + j", at)
-            dropped = " * load(m, mask + b * P + j)" if self.general else ""
-            both = f"load(m, {place}) + load(m, dh + b * P + j){dropped}"
-            last = self._whole(width, f"store(m, {place}, {both})")
+        for name in self.edges:
+            if name in self.fed:  # two ways lead to the first one
+                place = _at(f"edge + b * {len(self.edges)} * P + j", self.edges.index(name))
+                both = f"load(m, {place}) + {self._from_product(name)}"
+                last += self._whole(width, f"store(m, {place}, {both})")
         return [
             f"weights_wanted, input_wanted = {' + '.join(gradients)} > 0, of_x.size > 0",
             self._moves("put", "return"),
@@ -413,9 +438,9 @@ class Loops:
     def _arrivals(self, name: str) -> list[str]:
         """What arrives at a new value from the step after it and from outside."""
         terms = []
+        if name in self.fed:
+            terms += [self._from_product(name)]
         if name == self.cell.state[0]:
-            dropped = " * load(m, mask + b * P + j)" if self.general else ""
-            terms += [f"load(m, dh + b * P + j){dropped}"]
             terms += ["load(m, g + ((t - start) * B + b) * P + j)"]
         if name in self.edges:
             terms += [f"load(m, {_at('at_edge', self.edges.index(name))})"]
@@ -426,6 +451,29 @@ class Loops:
             lines += [f"own_{self.names[name]} = {variable} * is_valid"]
         return lines
 
+    def _from_product(self, name: str) -> str:
+        """What has come to a fed value through the product of the step after it."""
+        k = self.fed.index(name)
+        dropped = f" * load(m, {self._mask(k)})" if self.general else ""
+        return f"load(m, {_at(f'dh + b * {self._across} + j', k)}){dropped}"
+
+    def _carried(self, width: int) -> list[str]:
+        """What goes through the product to the step before: nothing, if the gradient is cut."""
+        across = self._across
+        if not self.fed:
+            return []
+        if self.cell.truncated:
+            nothing = [
+                f"store(m, {_at(f'dh + b * {across} + j', k)}, real(0.0))"
+                for k in range(len(self.fed))
+            ]
+            lines = [line for one in nothing for line in self._whole(width, one)]
+            return ["if t == T - 1:", *[f"    {line}" for line in lines]]
+        return [
+            f"product(m, dz + (t - start) * B * M, M, 1, P, back, {across},",
+            f"        dh, {across}, B, {self.heard}, H, {across}, False)",
+        ]
+
     def _products_backward(self) -> list[str]:
         lines = ["rows = (stop - start) * B"]
         lines += [
@@ -434,12 +482,12 @@ class Loops:
             f"        some = min({ROWS_AT_ONCE}, rows - r)",
         ]
         for first, last, kind in self.runs:
-            start, count = self._part(kind)
-            lines += [
-                f"        product(m, hx + (start * B + r) * F + {start}, 1, F, 0,",
-                f"                dz + r * M + {first} * P, M, dw + {start} * M + {first} * P, M,",
-                f"                {count}, 1, some, {last - first} * P, True)",
-            ]
+            for seen, place, count in self._parts(kind):
+                lines += [
+                    f"        product(m, hx + (start * B + r) * F + {seen}, 1, F, 0,",
+                    f"                dz + r * M + {first} * P, M, dw + {place} + {first} * P, M,",
+                    f"                {count}, 1, some, {last - first} * P, True)",
+                ]
         lines += ["if input_wanted:"]
         more, at = False, 0
         for first, last, kind in self.runs:

@@ -9,7 +9,8 @@ a call has the table of all of them, and the compiled functions `put` and `take`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 WEIGHTS = {"weight_ih": 2, "weight_hh": 2, "bias_ih": 1, "bias_hh": 1}  # and how many axes
@@ -36,6 +37,9 @@ class Move(NamedTuple):
     n_j: int
     n_k: int
     add: int = 0  # whether it is added to what is there
+
+
+_Theirs = tuple[int, int, int, int, int, int, int]  # u_0 to n_k of a move
 
 
 def lines_of(nothing: int, *cases: tuple[str, str]) -> list[str]:
@@ -85,25 +89,47 @@ def arrays_of(cell: Any, backward: bool = False) -> dict[str, int]:
     return {**arrive, **weights, **{f"of_{name}": axes for name, axes in given.items()}}
 
 
-def table(loops: Any, n: Mapping[str, int]) -> dict[str, list[Move]]:
+def table(loops: Any, n: Mapping[str, int], block_size: int) -> dict[str, list[Move]]:
     """All moves of a cell's passes, by group.
 
     `n` are the numbers that the loops know of a call (loops.NUMBERS); and of the user's rows (t, b)
     the place of the `first_row`, and how far it is to those of the `next_step` and the
-    `next_sequence`.
+    `next_sequence`. What there is of each block once goes to all its units, and comes from the
+    first of them, or as their sum if it is a gradient.
     """
     cell = loops.cell
     B, H, P, I, X, F, M, R = [n[name] for name in "BHPIXFMR"]
-    units, edges = range(len(cell.per_unit)), len(loops.edges)
+    across, edges = len(loops.fed) * P, len(loops.edges)
     forward, backward = ["", *arrays_of(cell)], ["", *arrays_of(cell, backward=True)]
     found: dict[str, list[Move]] = {name: [] for name in GROUPS}
+    sharing = {
+        name: block_size if name in cell.of_blocks else 1 for name in (*cell.gates, *cell.state)
+    }
+    # Where the user's rows of each gate begin, those of its bias, and the columns of what is fed.
+    rows_at, biases_at, columns_at = [
+        _beginnings({name: H // sharing[name] for name in names})
+        for names in (cell.gates, cell.biased, loops.fed)
+    ]
+    columns = columns_at[None]
+
+    def rows_of(gate: str, count: int) -> _Theirs:
+        """The user's rows of so many gates of W_ih, as a move sees them."""
+        return rows_at[gate] * I, H * I, I, 1, count, H // sharing[gate], I
+
+    def part_of(gate: str, count: int, value: str) -> _Theirs:
+        """The same of W_hh, where they meet a fed value."""
+        first, height, width = rows_at[gate], H // sharing[gate], H // sharing[value]
+        begin = first * columns + columns_at[value]
+        return begin, H * columns, columns, 1, count, height, width
 
     def sequences(array: int, place: int, step: int, row: int, width: int) -> Move:
         a, b, c = [n[name] * width for name in ("first_row", "next_step", "next_sequence")]
         return Move(array, place, step, row, 1, a, b, c, 1, -1, B, width)
 
-    def state(array: int, place: int, row: int) -> Move:
-        return Move(array, place, 0, row, 1, 0, 0, H, 1, 1, B, H)
+    def state(name: str, array: int, place: int, row: int, s: int = 0, add: bool = False) -> Move:
+        each = sharing[name]
+        width = H // each
+        return Move(array, place + s, 0, row, each, 0, 0, width, 1, 1, B, width, int(add))
 
     def zeros(place: int, row: int, rows: int, columns: int) -> Move:
         return Move(0, place, 0, row, 1, 0, 0, 0, 0, 1, rows, columns)
@@ -112,53 +138,87 @@ def table(loops: Any, n: Mapping[str, int]) -> dict[str, list[Move]]:
     places = (("enter", "", n["weight"], n["unit"]), ("total", "of_", n["dw"], n["d_unit"]))
     for group, prefix, weight, unit in places:
         names = backward if prefix else forward
-        for first, last, gate, kind in loops.pieces:
-            for name, other, column, width in (("ih", "h", 0, I), ("hh", "x", I + 1, H)):
-                if kind != other:
-                    array, bias = [
-                        names.index(f"{prefix}{what}_{name}") for what in ("weight", "bias")
-                    ]
-                    at, rows, second = weight + first * P, last - first, kind == "" and name == "hh"
-                    theirs = (gate * H * width, H * width, width, 1, rows, H, width)
-                    found[group] += [
-                        Move(array, at + column * M, P, 1, M, *theirs),
-                        Move(bias, at + I * M, P, 0, 1, gate * H, H, 0, 1, rows, 1, H, int(second)),
-                    ]
-        for k in units:
-            array = names.index(f"{prefix}unit{k}")
-            found[group].append(Move(array, unit + k * P, 0, 0, 1, 0, 0, 0, 1, 1, 1, H))
+        array = {name: names.index(f"{prefix}{name}") for name in WEIGHTS}
+        for first, last, gate, kind, s in _by_unit(loops, sharing):
+            name, count = cell.gates[gate], last - first
+            each, at = sharing[name], weight + first * P + s
+            more = int(bool(prefix) and s > 0)  # a gradient: the sum over the units
+            if kind != "h":
+                ours = (array["weight_ih"], at, P, each, M)
+                found[group].append(Move(*ours, *rows_of(name, count), add=more))
+            for k, value in enumerate(loops.fed if kind != "x" else ()):
+                place = at + (I + 1 + k * H) * M
+                ours = (array["weight_hh"], place, P, each, M * sharing[value])
+                found[group].append(Move(*ours, *part_of(name, count, value), add=more))
+            biases = [f"bias_{one}" for one, other in (("ih", "h"), ("hh", "x")) if kind != other]
+            for bias in biases if name in cell.biased else ():
+                second = kind == "" and bias == "bias_hh"
+                ours = (array[bias], at + I * M, P, 0, each)
+                theirs = (biases_at[name], H, 0, 1, count, 1, H // each)
+                found[group].append(Move(*ours, *theirs, more if prefix else int(second)))
+        for k in range(len(cell.per_unit)):
+            of_unit = names.index(f"{prefix}unit{k}")
+            found[group].append(Move(of_unit, unit + k * P, 0, 0, 1, 0, 0, 0, 1, 1, 1, H))
 
     # Inputs, outputs and states.
     found["enter"].append(sequences(1, n["hx"], B * F, F, I))
     for k, name in enumerate(cell.state):
-        place, step, row = n["hx"] + I + 1, B * F, F
         if name in loops.kept:
             place, step, row = n["record"] + loops.kept.index(name) * P, n["record_step"], R
-        found["enter"].append(state(2 + k, place, row))
+        else:
+            place, step, row = n["hx"] + I + 1 + loops.fed.index(name) * P, B * F, F
+        units = range(sharing[name])
+        found["enter"] += [state(name, 2 + k, place, row, s) for s in units]
         if k == 0:
             outputs = forward.index("outputs")
             found["leave"].append(sequences(outputs, place + step, step, row, H))
-        found["leave"].append(state(forward.index(f"last{k}"), place + n["T"] * step, row))
-        place, row = n["dh"], P
+        last = forward.index(f"last{k}")
+        found["leave"].append(state(name, last, place + n["T"] * step, row))
         if name in loops.edges:
             place, row = n["edge"] + loops.edges.index(name) * P, edges * P
-        found["return"].append(state(2 + k, place, row))
-        found["total"].append(state(backward.index(f"of_first{k}"), place, row))
+        else:
+            place, row = n["dh"] + loops.fed.index(name) * P, across
+        found["return"].append(state(name, 2 + k, place, row))
+        first = backward.index(f"of_first{k}")
+        found["total"] += [state(name, first, place, row, s, s > 0) for s in units]
     found["arrive"].append(sequences(1, n["g"], B * P, P, H))
     found["pass_on"].append(sequences(backward.index("of_x"), n["dx"], B * X, X, I))
 
     # The weights as they are, for the products backward; and sums begin with zero.
     at = n["back_x"]
-    for first, last, gate, kind in loops.pieces:
-        if kind != "x":
-            ours = (n["back"] + first * H * P, H * P, P, 1)
-            theirs = (gate * H * H, H * H, H, 1, last - first, H, H)
-            found["return"].append(Move(backward.index("weight_hh"), *ours, *theirs))
+    weight_ih, weight_hh = backward.index("weight_ih"), backward.index("weight_hh")
+    for first, last, gate, kind, s in _by_unit(loops, sharing):
+        name, count = cell.gates[gate], last - first
+        each = sharing[name]
+        for k, value in enumerate(loops.fed if kind != "x" else ()):
+            place = n["back"] + (first * H + s) * across + k * P
+            ours = (weight_hh, place, H * across, each * across, sharing[value])
+            found["return"].append(Move(*ours, *part_of(name, count, value)))
         if kind != "h":
-            theirs = (gate * H * I, H * I, I, 1, last - first, H, I)
-            found["return_x"].append(Move(backward.index("weight_ih"), at, H * X, X, 1, *theirs))
-            at += (last - first) * H * X
-    found["return"].insert(0, zeros(n["dh"], P, B, P))
-    found["return"].append(zeros(n["dw"], M, I + 1 + H, len(loops.rows) * P))
-    found["return"].append(zeros(n["d_unit"], P, len(units), P))
+            ours = (weight_ih, at + s * X, H * X, each * X, 1)
+            found["return_x"].append(Move(*ours, *rows_of(name, count)))
+            at += count * H * X if s == each - 1 else 0
+    found["return"] = [
+        zeros(n["dh"], across, B, across),
+        zeros(n["edge"], edges * P, B, edges * P),
+        *found["return"],
+        zeros(n["dw"], M, I + 1 + len(loops.fed) * H, len(loops.rows) * P),
+        zeros(n["d_unit"], P, len(cell.per_unit), P),
+    ]
     return found
+
+
+def _beginnings(widths: Mapping[str, int]) -> dict[str | None, int]:
+    """Where each of several things begins that stand side by side; None: where they all end."""
+    ends = itertools.accumulate(widths.values(), initial=0)
+    return dict(zip([*widths, None], ends, strict=True))
+
+
+def _by_unit(loops: Any, sharing: Mapping[str, int]) -> Iterator[tuple[int, int, int, str, int]]:
+    """The pieces of a cell's rows (see `Loops`), with a unit's place in its block.
+
+    That of the only one, 0, where a gate is not shared; of all in turn where it is.
+    """
+    for first, last, gate, kind in loops.pieces:
+        for s in range(sharing[loops.cell.gates[gate]]):
+            yield first, last, gate, kind, s

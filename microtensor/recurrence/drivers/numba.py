@@ -25,7 +25,7 @@ import numpy as np
 from microtensor.backend import Array
 from microtensor.recurrence.drivers import compiled
 from microtensor.recurrence.drivers.arrays import Call, Lease, take
-from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source, made_for
+from microtensor.recurrence.drivers.loops import NUMBERS, Loops, common_source
 from microtensor.recurrence.drivers.moves import WEIGHTS, Move, arrays_of, table
 
 CACHE = 1 << 20  # bytes of a block of steps: what surely stays in a core's cache
@@ -45,7 +45,8 @@ class Sizes(NamedTuple):
     time: int
     reverse: bool
     recorded: bool
-    trials: int | None = None
+    block_size: int
+    trials: int | None
 
 
 def width_of(dtype: Any, hidden: int) -> int:
@@ -115,39 +116,42 @@ class Plan:
 
     def __init__(self, loops: Loops, sizes: Sizes) -> None:
         self.sizes = sizes
-        _, dtype, width, T, B, I, H, time, reverse, recorded, trials = sizes
+        _, dtype, width, T, B, I, H, time, reverse, recorded, block_size, trials = sizes
         lead = () if trials is None else (trials,)
         module: Any = loops.compiled[dtype, width, trials is not None]
         names = ("forward", "backward") if trials is None else ("forward_stack", "backward_stack")
         self.forward, self.backward = [getattr(module, name) for name in names]
         P, X = -(-H // width) * width, -(-I // width) * width
-        F, rows, units = I + 1 + P, len(loops.rows), len(loops.cell.per_unit)
+        cell = loops.cell
+        across, fed = len(cell.fed) * P, len(cell.fed) * H
+        F, rows, units = I + 1 + across, len(loops.rows), len(cell.per_unit)
         M = rows * P
         if M * dtype.itemsize % 2048 == 0:  # rows so far apart would meet in the same cache lines
             M += width
         kept, edges = len(loops.kept), len(loops.edges)
-        deep = recorded or loops.general  # masked h stands in hx, so that h itself is kept apart
+        # Whether all steps are kept: also where outputs are not fed, or not as they are.
+        deep = recorded or loops.general or cell.state[0] not in cell.fed
         step = (F + M + (kept + 1) * P) * B * dtype.itemsize
         C = max(1, min(T, CACHE // step))
         shapes: dict[str, tuple[int, ...]] = {
             "hx": (T + 1, B, F),
             "record": (T + 1 if deep else 1, B, kept, P),
             "z": (B, M),
-            "weight": (I + 1 + H, M),
+            "weight": (I + 1 + fed, M),
             "unit": (units, P),
-            "mask": (B, P) if loops.general else (0,),
+            "mask": (B, across) if loops.general else (0,),
             "valid": (T, B) if loops.general else (0,),
         }
         if recorded:
             shapes |= {
                 "dz": (C, B, M),
                 "g": (C, B, P),
-                "dh": (B, P),
+                "dh": (B, across),
                 "edge": (B, edges, P),
-                "back": (loops.heard * H, P),
+                "back": (loops.heard * H, across),
                 "back_x": (rows * H, X),
                 "dx": (C, B, X),
-                "dw": (I + 1 + H, M),
+                "dw": (I + 1 + fed, M),
                 "d_unit": (units, P),
             }
         at = dict.fromkeys(NUMBERS, 0)
@@ -174,7 +178,7 @@ class Plan:
         along = (B, 1) if time == 0 else (1, T)  # rows of the user's, to the next t and b
         at |= {"next_step": -along[0] if reverse else along[0], "next_sequence": along[1]}
         at["first_row"] = (T - 1) * along[0] if reverse else 0
-        moves = table(loops, at)
+        moves = table(loops, at, block_size)
         ends = itertools.accumulate([len(group) for group in moves.values()])
         at |= {f"{name}_end": end for name, end in zip(moves, ends, strict=True)}
         whole = [move for group in moves.values() for move in group]
@@ -182,7 +186,7 @@ class Plan:
         # The two of them that read sequences, and how these lay in memory when last looked at.
         self.reading = [row for row, move in enumerate(whole) if move.n_i < 0][::2]
         self.strides: list[Any] = [None, None]
-        numbers = [at[name] for name in NUMBERS] + [0] * len(arrays_of(loops.cell, backward=True))
+        numbers = [at[name] for name in NUMBERS] + [0] * len(arrays_of(cell, backward=True))
         self.numbers = np.empty((*lead, len(numbers)), np.int64)  # a trial puts addresses into them
         self.numbers[...] = numbers
         hx, self.mask, self.valid = [
@@ -192,11 +196,18 @@ class Plan:
             for name in ("hx", "mask", "valid")
         ]
         hx[..., I] = 1
-        self.mask = self.mask[..., :H]
-        results = [(T, B, H) if time == 0 else (B, T, H)] + [(1, B, H)] * len(loops.cell.state)
+        results = [(T, B, H) if time == 0 else (B, T, H)]
+        results += [(1, B, cell.width(name, H, block_size)) for name in cell.state]
         self.results = [(*lead, *shape) for shape in results]
         self.nothing = [np.empty((*lead, *(0,) * ndim), dtype) for ndim in range(4)]  # of each rank
-        self.absent = 3 + len(loops.cell.state), len(WEIGHTS) + units + 1 + len(loops.cell.state)
+        self.absent = 3 + len(cell.state), len(WEIGHTS) + units + 1 + len(cell.state)
+        # Which columns of the mask are whose: of what there is once a block, the first unit's.
+        self.masks, at_column = [], 0
+        for k, name in enumerate(cell.fed):
+            width = cell.width(name, H, block_size)
+            ours = slice(k * P, k * P + H, H // width)
+            self.masks.append((ours, slice(at_column, at_column + width)))
+            at_column += width
 
     def read(self, which: int, array: Array) -> None:
         """Tell the moves how the inputs (0), or what arrives at the outputs (1), lie in memory."""
@@ -252,25 +263,25 @@ def _run(plan: Plan, back: bool, given: Sequence[Array], found: Sequence[Array])
 
 
 def fits(arrays: Sequence[Array], call: Call) -> bool:
-    """Whether this driver is made for the cell, and the shapes belong together.
-
-    Compiled code looks at none of them.
-    """
-    cell = call.program.cell
-    if not made_for(cell):
-        return False
-    count, lead = len(cell.state), () if call.trials is None else (call.trials,)
+    """Whether the shapes belong together: compiled code looks at none of them."""
+    cell, lead = call.program.cell, () if call.trials is None else (call.trials,)
+    count = len(cell.state)
     x, states = arrays[0], arrays[1 : 1 + count]
     B, I, H = x.shape[-2 - _time(call)], x.shape[-1], states[0].shape[-1]
-    rows = len(cell.gates) * H
+
+    def together(names: Sequence[str]) -> int:
+        return sum([cell.width(name, H, call.block_size) for name in names])
+
+    rows, biased = together(cell.gates), together(cell.biased)
     shapes = {
         "weight_ih": (rows, I),
-        "weight_hh": (rows, H),
-        "bias_ih": (rows,),
-        "bias_hh": (rows,),
+        "weight_hh": (rows, together(cell.fed)),
+        "bias_ih": (biased,),
+        "bias_hh": (biased,),
     }
+    pairs = zip(cell.state, states, strict=True)
     weights = zip(call.names, arrays[1 + count :], strict=True)
-    return all(state.shape == (*lead, 1, B, H) for state in states) and all(
+    return all(state.shape == (*lead, 1, B, together([name])) for name, state in pairs) and all(
         weight.shape == (*lead, *shapes.get(name, (H,))) for name, weight in weights
     )
 
@@ -287,7 +298,7 @@ def _sizes(arrays: Sequence[Array], call: Call) -> Sizes:
         *(loops, x.dtype, width_of(x.dtype, H)),
         *(x.shape[time - 3], x.shape[-2 - time], x.shape[-1], H),
         *(time, call.reverse, call.recorded),
-        call.trials,
+        *(call.block_size, call.trials),
     )
 
 
@@ -302,7 +313,8 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
     lease = take(Plan, sizes.loops, sizes)
     plan: Plan = lease.plan
     if sizes.loops.general:
-        plan.mask[...] = 1 if call.mask is None else call.mask
+        for ours, theirs in plan.masks:
+            plan.mask[..., ours] = 1 if call.mask is None else call.mask[..., theirs]
         order = -1 if call.reverse else 1
         plan.valid[...] = 1 if call.valid is None else call.valid[..., ::order, :]
     found = [np.empty(shape, sizes.dtype) for shape in plan.results]
