@@ -30,7 +30,7 @@ from tasks.harness import UsageError
 __all__ = ["Baseline", "Column", "committed", "load", "take"]
 
 FOLDER = Path(__file__).parent
-NAMED_BY_VARIANT = ("cell", "output", "paper", "cap", "cap_long", "cap_modern")
+NAMED_BY_VARIANT = ("cell", "output", "paper", "cap", "cap_long", "cap_longest", "cap_modern")
 """Settings that say which variants are trained, or that only the paper's network has."""
 DIGITS = 6
 """Significant digits of what is kept."""

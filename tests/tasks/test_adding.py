@@ -344,6 +344,15 @@ def test_the_papers_network_meets_its_rule_on_the_papers_data() -> None:
     assert first["bias_ih"][:2].tolist() == [-3, -6]
 
 
+def test_no_cap_is_below_what_the_paper_needed() -> None:
+    """In the mean; at T = 1000 its slowest trial is told, too."""
+    s = AddingSettings()
+    for name in set(adding.READINGS) - {"modern"}:
+        length = adding.READINGS[name].length
+        needed = 2_020_000 if length == 1000 else adding.PAPER[length][0]
+        assert adding.problem(s, name).cap > needed
+
+
 def test_a_test_is_scored_on_its_largest_errors() -> None:
     net = adding.READINGS["100"].network
     weights = {name: w[None] for name, w in net.first_weights(mt.Generator(1)).items()}

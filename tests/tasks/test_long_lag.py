@@ -179,6 +179,14 @@ def test_rivals_are_those_of_table_2() -> None:
     assert drawn.inputs.shape == (3, 10)
 
 
+def test_no_cap_is_below_the_papers_mean() -> None:
+    """Or a trial as slow as the paper's could not succeed."""
+    settings = LongLagSettings()
+    for line in long_lag.all_lines(settings):
+        if line.sequences is not None and "modern" not in line.variant:
+            assert long_lag.problem(settings, line.variant).cap > line.sequences, line.name
+
+
 # -- criteria and verdicts
 
 
