@@ -32,6 +32,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -192,14 +193,16 @@ class Tracer:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Forget what was, and look."""
+        """Forget what was, and look: in this thread, and in those that start meanwhile."""
         for found in (*self.lines.values(), *self.entered.values()):
             found.clear()
+        threading.settrace(self._enter)
         sys.settrace(self._enter)
         try:
             yield
         finally:
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
 
     def found(self, which: dict[str, set[int]]) -> dict[str, list[int]]:
         """By file, sorted."""
@@ -276,6 +279,7 @@ def _survey(project: Project) -> dict[str, Any]:
         def pytest_collection_finish(self) -> None:
             project.import_all()
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             before.update(tracer.found(tracer.entered))
 
     with tracer.on():

@@ -382,6 +382,10 @@ TOY = {
             return a * 2
 
 
+        def elsewhere(a):
+            return a - 1
+
+
         def eaten(bread):
             while bread:
                 bread = bread[1:]
@@ -389,6 +393,7 @@ TOY = {
         """,
     "tests/test_sums.py": """
         import inspect
+        import threading
 
         from toy.ops import sums
         from toy.ops.sums import bounded, eaten
@@ -405,6 +410,14 @@ TOY = {
         def test_the_source_is_what_runs():
             sums.table()
             assert "UNSEEN = 3\\n" in inspect.getsource(sums)
+
+
+        def test_in_a_thread():
+            found = []
+            thread = threading.Thread(target=lambda: found.append(sums.elsewhere(5)))
+            thread.start()
+            thread.join()
+            assert found == [4]
 
 
         def test_small():
@@ -456,7 +469,7 @@ def test_a_run_finds_the_survivors_of_a_toy_and_takes_its_results_up_again(toy, 
         "`return total if (total <= LIMIT) else LIMIT`"
     )
     assert moved in survivors
-    for killed in ("(a - b)", "LIMIT = 11", "total >= LIMIT", "UNSEEN = 4", "(2 - 3)"):
+    for killed in ("(a - b)", "LIMIT = 11", "total >= LIMIT", "UNSEEN = 4", "(2 - 3)", "a - 2"):
         assert killed in " ".join(CHANGES)
         assert not any(killed in line for line in survivors)
     (row,) = [line for line in first.stdout.splitlines() if line.startswith("| `ops/sums.py`")]

@@ -24,7 +24,9 @@ from recurrence.test_memory_cell import without_recurrent_weights
 import microtensor as mt
 from microtensor import nn
 from microtensor.recurrence import cell, driver, gru, lstm, memory_cell, memory_cell_bptt, rnn_tanh
+from microtensor.recurrence.derivation import parts
 from microtensor.recurrence.drivers import compiled, scalars
+from microtensor.recurrence.drivers import loops as printed
 from microtensor.recurrence.drivers import numba as loops
 from microtensor.recurrence.drivers.arrays import _waiting
 from microtensor.testing import check_grads
@@ -171,8 +173,8 @@ def test_whatever_a_cell_declares(
         compare(spread(layer, rng), rng, steps, batch, **options)
 
 
-@pytest.mark.numba
-def test_a_stack_of_blocks():
+@both
+def test_a_stack_of_blocks(by):
     rng = np.random.default_rng(5)
     layers = [nn.Recurrent(memory_cell, 2, 6, block_size=2, dtype="float64") for _ in range(TRIALS)]
     layer = spread(nn.stack(layers), rng)
@@ -181,7 +183,8 @@ def test_a_stack_of_blocks():
     state = bare(
         [mt.tensor(rng.normal(size=(TRIALS, 1, 3, n)), requires_grad=True) for n in widths]
     )
-    mine, theirs = both_ways(layer, x, state, fast="numba")
+    with running(by):
+        mine, theirs = both_ways(layer, x, state, fast="numba")
     for name, value in theirs.items():
         close(mine[name], value, name)
 
@@ -452,6 +455,81 @@ def test_what_was_handed_out_never_changes(kind, by):
         np.testing.assert_array_equal(host(value), before)
 
 
+def plan_of(one, dtype, hidden, steps=5, batch=3, inputs=4, general=False):
+    """A plan, and the numbers by their names that compiled code reads in it."""
+    dtype = np.dtype(dtype)
+    assert loops.prepare(one.program, dtype, hidden, general, False) is None
+    width = loops.width_of(dtype, hidden)
+    sizes = loops.Sizes(
+        *(loops._loops(one.program, general), dtype, width, steps, batch, inputs, hidden),
+        *(0, False, True, 1, None),
+    )
+    plan = loops.Plan(sizes.loops, sizes)
+    return plan, dict(zip(printed.NUMBERS, plan.numbers.tolist(), strict=False))
+
+
+@given(
+    one=st.sampled_from([lstm, gru, rnn_tanh]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    sizes=st.tuples(*[st.integers(1, most) for most in (130, 40, 40)]),
+    general=st.booleans(),
+)
+def test_rows_are_whole_registers_that_do_not_meet(one, dtype, sizes, general):
+    hidden, inputs, batch = sizes
+    with interpreted():
+        plan, n = plan_of(one, dtype, hidden, batch=batch, inputs=inputs, general=general)
+    width = plan.sizes.width
+    assert n["P"] % width == n["X"] % width == n["M"] % width == 0
+    assert 0 <= n["P"] - hidden < width
+    assert 0 <= n["X"] - inputs < width
+    assert 0 <= n["M"] - len(plan.sizes.loops.rows) * n["P"] <= width
+    assert n["M"] * np.dtype(dtype).itemsize % 2048, "rows would meet in the same cache lines"
+
+
+@given(
+    one=st.sampled_from([lstm, gru, rnn_tanh]),
+    cache=st.integers(0, 1 << 15),
+    sizes=st.tuples(*[st.integers(1, most) for most in (40, 6, 9)]),
+    general=st.booleans(),
+)
+def test_a_block_of_steps_fits_into_the_cache_and_is_no_shorter(one, cache, sizes, general):
+    steps, batch, hidden = sizes
+    with interpreted(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "CACHE", cache)
+        _, n = plan_of(one, "float64", hidden, steps, batch, general=general)
+    of_a_step = 8 * batch * (n["F"] + n["M"] + n["R"] + n["P"])  # of hx, dz, record and g
+    assert n["C"] == 1 or n["C"] * of_a_step <= cache
+    assert n["C"] == steps or (n["C"] + 1) * of_a_step > cache
+    assert 1 <= n["C"] <= steps
+
+
+@given(hidden=st.integers(1, 100), dtype=st.sampled_from([np.float32, np.float64]), data=st.data())
+def test_a_register_is_filled_unless_there_are_few_units(hidden, dtype, data):
+    dtype, register = np.dtype(dtype), data.draw(st.sampled_from([32, 64]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "register", lambda: register)
+        width = loops.width_of(dtype, hidden)
+    whole = register // dtype.itemsize
+    assert width in (4, 8, 16)
+    assert width <= whole
+    assert width == whole if hidden > whole // 2 else width == 4 or hidden > width // 2
+
+
+@given(one=cells())
+def test_a_record_keeps_what_the_step_computes_anyway(one):
+    d = one.program.derivation
+    computed = {*parts(d.new.values()), *d.inputs.values()}
+    for general in (False, True):
+        assert set(printed.Loops(one.program, general).stored) <= computed
+
+
+def test_rows_so_far_apart_that_they_would_meet():
+    rng = np.random.default_rng(0)
+    layer = spread(build("lstm", 1, 64), rng)  # 4 times 64 numbers of 8 bytes: 2048
+    with interpreted():
+        compare(layer, rng, 2, 2, fast="numba")
+
+
 # -- which driver runs
 
 
@@ -506,6 +584,7 @@ def test_the_source_can_be_read_without_numba(monkeypatch):
     for one in (lstm, gru, rnn_tanh):
         source = one.source("numba")
         compile(source, "source", "exec")
+        assert "valid" not in source, "the variant for lengths and masks is longer to read"
         assert "def forward(" in source
         assert "def backward(" in source
     assert "c_new = c_ * v4 + v3 * v2" in lstm.source("numba")
@@ -555,6 +634,71 @@ def test_scalar_source_is_the_cell_and_its_derivative(one, seed):
         for leaf, g in zip(leaves, found, strict=True):
             expected = 0.0 if g is None else float(g)
             assert total[name][leaf] == pytest.approx(expected, abs=1e-9)
+
+
+def logistic_like(x, kind):
+    """What looks like the logistic function that `mt.sigmoid` is written as, and is not."""
+    return {
+        "another limit": lambda: 1 / (1 + mt.exp(mt.minimum(-x, 0.5))),
+        "no limit": lambda: 1 / (1 + mt.exp(-x)),
+        "not negative": lambda: 1 / (1 + mt.exp(mt.minimum(x, 709.0))),
+        "two more": lambda: 1 / (2 + mt.exp(mt.minimum(-x, 709.0))),
+        "twice": lambda: 2 / (1 + mt.exp(mt.minimum(-x, 709.0))),
+        "a square": lambda: 1 / (1 + mt.square(x)),
+        "a sine": lambda: 1 / (2 + mt.sin(x)),
+        "a sum": lambda: 1 / (x + mt.exp(x)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("another limit", "no limit", "not negative", "two more"),
+        *("twice", "a square", "a sine", "a sum"),
+    ],
+)
+def test_what_looks_like_a_sigmoid_is_none(kind):
+    @cell(gates=("a",))
+    def alike(a, h):
+        return logistic_like(a + 0.3 * h, kind)
+
+    assert alike.program is not None, alike._program
+    assert "sigmoid" not in alike.source("numba")
+    rng = np.random.default_rng(1)
+    compare(nn.Recurrent(alike, 2, 3, dtype="float64"), rng, 4, 3)
+
+
+# -- lanes
+
+MIXED = """
+import numba
+from numba import njit
+from microtensor.recurrence.drivers import lanes
+
+narrow, wide = lanes.of("float32", 4), lanes.of("float64", 4)
+
+def refused(function):
+    try:
+        njit(function)(numba.float32(1), numba.float64(1))
+    except numba.errors.TypingError:
+        return True
+    return False
+
+for two in (lanes.maximum, lanes.minimum, lanes.power):
+    assert refused(lambda a, b: two(narrow.real(a), wide.real(b)))
+for two in (lanes.logical_and, lanes.logical_or):
+    assert refused(lambda a, b: two(narrow.real(a), wide.real(b)))
+def where_of(a, b):
+    x, y = narrow.real(a), wide.real(b)
+    return lanes.where(x > x, x, y)
+assert refused(where_of)
+"""
+
+
+@pytest.mark.numba
+def test_lanes_of_different_kinds_do_not_mix():
+    """Compiled code would read a register as what it is not."""
+    exec(MIXED, {})
 
 
 # -- the store

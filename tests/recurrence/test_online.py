@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recurrence.interpreted import interpreted
 from recurrence.layers import CELLS
+from recurrence.test_memory_cell import without_recurrent_weights
 
 import microtensor as mt
 from microtensor.nn.recurrent import parameter_shapes
@@ -21,6 +22,7 @@ from microtensor.recurrence import (
     fit_online,
     gru,
     lstm,
+    memory_cell,
     memory_cell_bptt,
     rnn_relu,
     rnn_tanh,
@@ -43,8 +45,14 @@ def blocks(i, g, o, c):
     return o * mt.tanh(c), c, o
 
 
+@cell(gates=("i", "g"), state=("h",), feeds=())
+def unfed(i, g, h):
+    """Without any recurrent weights."""
+    return 0.8 * h + mt.sigmoid(i) * mt.tanh(g)
+
+
 KINDS = {"rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu, "lstm": lstm, "gru": gru, **CELLS}
-KINDS |= {"blocks": blocks, "memory_cell_bptt": memory_cell_bptt}
+KINDS |= {"blocks": blocks, "memory_cell_bptt": memory_cell_bptt, "unfed": unfed}
 own = CELLS["own_cell"]
 BLOCKS = {"blocks": 2, "memory_cell_bptt": 3}  # units of a block
 # Every cell costs a compilation, so the Numba driver is tried on those that have everything.
@@ -466,6 +474,22 @@ def test_float32_follows_float64(driver):
     for name, value in trained.items():
         assert near[name].dtype == np.float32
         close(near[name], value, name, 1e-5)
+
+
+@pytest.mark.parametrize("one", [memory_cell, without_recurrent_weights, memory_cell_bptt])
+def test_nothing_is_multiplied_by_the_recurrent_weights_on_the_way_back_if_nothing_goes_there(one):
+    source = online_loops.Loops(one).source("float64", 8, 32, "common")
+    backward = source.partition("def backward(")[2].partition("\ndef ")[0]
+    assert ("load(old, at" in backward) is (one is memory_cell_bptt)
+
+
+def test_a_cell_is_printed_and_compiled_once():
+    with interpreted():
+        dtypes = [np.dtype("float32"), np.dtype("float64")]
+        first = [online_loops.prepare(lstm, dtype) for dtype in dtypes]
+        for dtype, found in zip(dtypes, first, strict=True):
+            assert online_loops.prepare(lstm, dtype) is found
+        assert first[0][0] is not first[1][0]
 
 
 # -- between the chunks

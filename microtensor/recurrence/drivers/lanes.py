@@ -110,15 +110,14 @@ class _Value:
         found = ordered(sign, self.value, self.like(other))
         return _Value(self.builder, self.lanes.truths, found)
 
-    def call(self, name: str, *others: _Value) -> _Value:
-        """One of LLVM's own functions."""
+    def call(self, name: str) -> _Value:
+        """One of LLVM's own functions of one number."""
         lanes, width = self.lanes, 32 if self.lanes.dtype is types.float32 else 64
-        kind = ir.FunctionType(lanes.vector, [lanes.vector] * (1 + len(others)))
+        kind = ir.FunctionType(lanes.vector, [lanes.vector])
         function = cgutils.get_or_insert_function(
             self.builder.module, kind, f"llvm.{name}.v{lanes.width}f{width}"
         )
-        arguments = [self.value, *[other.value for other in others]]
-        return _Value(self.builder, lanes, self.builder.call(function, arguments))
+        return _Value(self.builder, lanes, self.builder.call(function, [self.value]))
 
 
 def _where(condition: _Value, a: Any, b: Any) -> _Value:
@@ -219,7 +218,7 @@ def _relu(x: _Value) -> _Value:
 
 
 def _sign(x: _Value) -> _Value:
-    ends = _where(x.compare(">", 0.0), 1.0, x * 0.0)
+    ends = _where(x.compare(">", 0.0), 1.0, x)  # a zero, and not-a-number, is what it is
     return _where(x.compare("<", 0.0), -1.0, ends)
 
 

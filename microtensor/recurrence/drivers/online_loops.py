@@ -851,7 +851,7 @@ class Online:
         def place(name: str, *at: Any) -> Any:
             """Of elements of a weight, -1 if there is no such weight or a row of it is negative."""
             at = np.broadcast_arrays(*at)
-            if name not in starts or not at[0].size:
+            if name not in starts:
                 return np.full(at[0].shape, -1)
             found = starts[name] + np.ravel_multi_index(
                 [np.maximum(i, 0) for i in at], p.shapes[name]
@@ -947,7 +947,7 @@ class Online:
             before = cell.fed[: cell.fed.index(h)]
             h_at = at["seen"] + X + 2 + sum([cell.width(n, H, p.block_size) for n in before])
         else:
-            h_at = at["states"] + loops.others.index(h) * H
+            h_at = at["states"]  # the first of those that are not fed
         self.numbers = {
             **self.places,
             **at,
