@@ -670,35 +670,59 @@ def test_what_looks_like_a_sigmoid_is_none(kind):
 
 # -- lanes
 
-MIXED = """
-import numba
-from numba import njit
-from microtensor.recurrence.drivers import lanes
 
-narrow, wide = lanes.of("float32", 4), lanes.of("float64", 4)
+def compiles(function):
+    import numba
 
-def refused(function):
     try:
-        njit(function)(numba.float32(1), numba.float64(1))
+        numba.njit(function)(1.0)
     except numba.errors.TypingError:
-        return True
-    return False
-
-for two in (lanes.maximum, lanes.minimum, lanes.power):
-    assert refused(lambda a, b: two(narrow.real(a), wide.real(b)))
-for two in (lanes.logical_and, lanes.logical_or):
-    assert refused(lambda a, b: two(narrow.real(a), wide.real(b)))
-def where_of(a, b):
-    x, y = narrow.real(a), wide.real(b)
-    return lanes.where(x > x, x, y)
-assert refused(where_of)
-"""
+        return False
+    return True
 
 
 @pytest.mark.numba
 def test_lanes_of_different_kinds_do_not_mix():
     """Compiled code would read a register as what it is not."""
-    exec(MIXED, {})
+    from microtensor.recurrence.drivers import lanes
+
+    four, eight = lanes.of("float64", 4).real, lanes.of("float64", 8).real
+    where = lanes.where
+
+    def use(function, other):
+        def two(a):
+            function(four(a), other(a))
+
+        return two
+
+    def truths(function, other):
+        def two(a):
+            x, y = four(a), other(a)
+            function(x > x, y > y)
+
+        return two
+
+    def chosen(other):
+        def three(a):
+            x, y = four(a), other(a)
+            where(x > x, x, y)
+
+        return three
+
+    def condition(other):
+        def three(a):
+            x, y = four(a), other(a)
+            where(y > y, x, x)
+
+        return three
+
+    for other in (four, eight):
+        fits = other is four
+        assert compiles(use(lanes.maximum, other)) is fits
+        assert compiles(use(lanes.power, other)) is fits
+        assert compiles(truths(lanes.logical_and, other)) is fits
+        assert compiles(chosen(other)) is fits
+        assert compiles(condition(other)) is fits
 
 
 # -- the store
