@@ -476,6 +476,13 @@ def test_float32_follows_float64(driver):
         close(near[name], value, name, 1e-5)
 
 
+@pytest.mark.parametrize(("output", "loss"), OUTPUTS)
+def test_every_output_and_loss(driver, output, loss):
+    p = changed(FEW, output=output, loss=loss, last=False, mask=True)
+    weights, chunk, masks = build(p)
+    compare("blocks", weights, chunk, 0.1, masks, **p["how"], driver=driver)
+
+
 @pytest.mark.parametrize("one", [memory_cell, without_recurrent_weights, memory_cell_bptt])
 def test_nothing_is_multiplied_by_the_recurrent_weights_on_the_way_back_if_nothing_goes_there(one):
     source = online_loops.Loops(one).source("float64", 8, 32, "common")
