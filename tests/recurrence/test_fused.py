@@ -728,3 +728,29 @@ def test_what_fades_away_does_not_end_among_the_subnormal_numbers(dtype, bias, s
     states = plan.hx[:, :hidden]
     least = np.abs(states[states != 0]).min()
     assert least < 2.0**80 * np.finfo(dtype).smallest_normal, "faded before its time"
+
+
+def test_the_printed_source_says_what_its_names_are():
+    head, *functions = lstm.source("arrays").split("\n\n")
+    assert head.startswith("# cell lstm: arrays are (features, batch)")
+    assert "Rows of the product, in order: o, i, f, g\n" in head
+    assert "# the product's rows: i_, f_, g_, o_\n" in head
+    assert "# old and new state: h_, c_, h_new, c_new\n" in head
+    assert "# kept for the Jacobian: v0\n" in head
+    assert "j0 = d c / d c, j1 = d c / d i, " in head
+    assert "d h / d new c\n" in head
+    assert [text.split("(")[0] for text in functions] == [
+        "def forward",
+        "def jacobian",
+        "def backward",
+    ]
+
+
+@cell(gates=("a", "b"))
+def held_on_one_side(a, b, h):
+    return 0.2 * h + mt.clip(a, None, 0.3) * mt.clip(b, -0.3, None)
+
+
+def test_a_clip_may_have_one_bound():
+    rng = np.random.default_rng(3)
+    compare(spread(nn.Recurrent(held_on_one_side, 3, 4, dtype="float64"), rng), rng, 5, 3)

@@ -654,8 +654,11 @@ def test_bad_chunks_are_refused():
     refused("floats or integers", TypeError, inputs=x.astype(complex))
     refused("at least one sequence", inputs=x[:, :0])
     refused("K = 2 or 1 if all see the same", inputs=np.repeat(x, 2, axis=0))
-    symbols[0, 0, 0] = 3
-    refused(r"symbol 3 of trial 0, sequence 0, step 0 is not one of 0, \.\.\., 2", inputs=symbols)
+    for wrong in (3, -1):
+        symbols[0, 0, 0] = wrong
+        message = rf"symbol {wrong} of trial 0, sequence 0, step 0 is not one of 0, \.\.\., 2"
+        refused(message, inputs=symbols)
+    symbols[0, 0, 0] = 0
     refused(r"lengths must be \(K, N = 50\) integers", lengths=chunk.lengths[0])
     refused(r"lengths must be \(K, N = 50\) integers", lengths=chunk.lengths * 1.0)
     refused("lengths must be from 1 to T = 7; got 0", lengths=chunk.lengths * 0)
@@ -667,6 +670,19 @@ def test_bad_chunks_are_refused():
     for wrong, what in ((x, "not ndarray"), ((x,), "not 1 values"), ((*chunk, x), "not 5 values")):
         with pytest.raises(TypeError, match=f"a chunk must be Sequences.*{what}"):
             next(fit_online(own, weights, [wrong], 0.1, driver="arrays"))
+
+
+def test_a_chunk_may_be_a_pair():
+    """Inputs and targets, where all steps have a target and all sequences are as long."""
+    weights, chunk, _ = build(changed(PLAIN, kind="own_cell", last=False))
+    pair = chunk.inputs, chunk.targets
+    found = [
+        next(
+            fit_online(own, {n: w.copy() for n, w in weights.items()}, [one], 0.1, driver="arrays")
+        )
+        for one in (pair, Sequences(*pair))
+    ]
+    np.testing.assert_array_equal(found[0].loss, found[1].loss)
 
 
 # -- that these tests can fail
