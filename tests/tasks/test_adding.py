@@ -427,8 +427,9 @@ def test_the_committed_columns_are_of_the_documents_settings() -> None:
     assert known.settings == expected
     lines = {f"paper_{name}" for name in adding.READINGS}
     assert {"rnn_linear", "lstm_linear"} <= set(known.columns) - lines <= set(columns(documented))
-    for column in known.columns.values():
-        assert len(column.trials) == documented.trials >= 10
+    for name, column in known.columns.items():
+        fewer = name == "paper_1000"  # one of its trials can take 2.5 billion steps
+        assert len(column.trials) == (4 if fewer else documented.trials) >= (3 if fewer else 10)
     assert baselines.load("adding", length=77) is None
     assert baselines.load("no_such_task") is None
 
