@@ -14,13 +14,20 @@ from pathlib import Path
 from benchmarks import _harness
 from benchmarks._harness import Results, paired, spread
 from benchmarks._report import cell, facts_of, load, parsed, publish, quantity, selected, verdict
-from benchmarks.trainings import GOALS, WORKLOADS
+from benchmarks.trainings import CAPTURED, GOALS, WORKLOADS
 from microtensor.recurrence.driver import DRIVERS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "recurrence.md"
 PEERS = ("torch", "jax", "autograd", "mygrad", "dezero")
 # Step by step is for reading, not for speed.
-OURS = tuple([f"microtensor:{driver}" for driver in DRIVERS if driver != "steps"])
+OURS = tuple(
+    [
+        f"microtensor:{driver}{how}"
+        for how in (CAPTURED, "")
+        for driver in DRIVERS
+        if driver != "steps"
+    ]
+)
 FLUSHING = "torch:flushing"  # measured where sequences are long enough for subnormal numbers
 SUBNORMAL = ("W6",)
 NAMES = (*OURS, *PEERS)
@@ -28,14 +35,14 @@ NAMES = (*OURS, *PEERS)
 
 def here(contender: str) -> bool:
     """Whether a contender can run on this machine; a driver has the name of what it needs."""
-    package, _, choice = contender.partition(":")
+    package, _, choice = contender.removesuffix(CAPTURED).partition(":")
     needed = package if choice in ("", "arrays") else choice
     return _harness.installed(needed) is not None
 
 
 def title_of(contender: str) -> str:
     """A contender's name in the tables."""
-    return contender.replace(":", " ")
+    return contender.replace(":", " ").replace("+", ", ")
 
 
 def goals_of(all_results: dict[str, Results], contenders: list[str]) -> list[list[str]]:
@@ -159,7 +166,7 @@ def main(
     all_results = measure_all(workloads, contenders, rounds, 0.05 if options.quick else 1.0)
 
     packages = dict.fromkeys(["microtensor", *[c.partition(":")[0] for c in contenders]])
-    packages |= dict.fromkeys(["numba"] if "microtensor:numba" in contenders else [])
+    packages |= dict.fromkeys(["numba"] if any("numba" in c for c in contenders) else [])
     versions = {p: _harness.installed(p) or "" for p in [*packages, "numpy"]}
     facts = facts_of(all_results, versions, rounds, busy)
     text = report(all_results, contenders, reference, facts, options.quick)

@@ -11,6 +11,7 @@ from microtensor.backend import (
     manual_seed,
     use_backend,
 )
+from microtensor.capture import CaptureError, capture
 from microtensor.creation import (
     arange,
     detach,
@@ -37,12 +38,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnomalyError",
+    "CaptureError",
     "Generator",
     "GradientStateError",
     "LoadError",
     "Tensor",
     "arange",
     "backend_available",
+    "capture",
     "default_generator",
     "detach",
     "detect_anomaly",

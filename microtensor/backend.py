@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from microtensor import modes
+
 Array = Any  # a bare array of some backend: np.ndarray, cupy.ndarray, ...
 
 
@@ -199,9 +201,18 @@ class Generator:
     def __init__(self, seed: int | tuple[int, ...] | None = None) -> None:
         self.manual_seed(seed)
 
+    @property
+    def _rng(self) -> np.random.Generator:
+        if modes.noting.get() is not None:
+            raise RuntimeError(
+                "a captured step draws random numbers (dropout?), which would be the same in every "
+                "step; draw them outside and pass them as an argument, or do not capture this step"
+            )
+        return self._drawing
+
     def manual_seed(self, seed: int | tuple[int, ...] | None) -> Generator:
         """Start again from `seed`; returns the generator itself, as PyTorch does."""
-        self._rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        self._drawing = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
         return self
 
     def normal(self, shape: Any = (), dtype: Any = np.float32) -> np.ndarray:

@@ -37,6 +37,11 @@ def mixed_backends(operation: str, argument: str, value: Any, kind: type) -> Typ
     """Arrays of two backends in one operation."""
     theirs, ours = backend.of(value), backend.by_type[kind].name
     name = theirs.name if theirs else type(value).__name__
+    if "captured" in (name, ours):
+        return TypeError(
+            f"{operation}: argument {argument!r} meets a tensor that a captured step knows nothing "
+            "of; pass it as an argument, or to mt.capture beside the model and the optimizer"
+        )
     return TypeError(
         f"{operation}: argument {argument!r} lives on backend {name!r}, those before it on "
         f"{ours!r}; move one of them with .to({ours!r}) or .to({name!r})"

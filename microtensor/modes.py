@@ -22,6 +22,10 @@ class Mode(NamedTuple):
 current: ContextVar[Mode] = ContextVar("microtensor_mode", default=Mode())  # noqa: B039 (immutable)
 
 
+# What is being noted by `mt.capture`: a capture.Recording.
+noting: ContextVar[Any] = ContextVar("microtensor_noting", default=None)
+
+
 class _Switch(ContextDecorator):
     """A context manager, and decorator, that sets some switches and puts them back."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import microtensor as mt
 from benchmarks.contenders import Task
 from benchmarks.courses import Course
-from benchmarks.trainings import Training
+from benchmarks.trainings import CAPTURED, Training
 
 
 def _filled(layer: mt.nn.Linear, weight: Any, bias: Any) -> mt.nn.Linear:
@@ -94,12 +94,18 @@ def steps(x: Any) -> Task:
     return Task(phases, lambda: [x.grad.numpy()[0, 0], x.grad.numpy()[-1, -1]])
 
 
+LARGEST = 100_000  # numbers of an output; above, Python is not what takes the time
+
+_captures = [False]
+
+
 def choose(how: str) -> None:
     """Where everything is computed, with "cupy", or else which driver runs recurrent layers."""
     if how == "cupy":
         mt.use_backend(how)
-    else:
-        mt.recurrence.driver(how)
+        return
+    _captures[0] = how.endswith(CAPTURED)
+    mt.recurrence.driver(how.removesuffix(CAPTURED))
 
 
 class _Network(mt.nn.Module):
@@ -132,25 +138,33 @@ def _optimizer(t: Training, parameters: Any) -> Any:
     return kinds[t.optimizer](parameters, lr=t.lr)
 
 
-def training(t: Training, x: Any, y: Any, weights: Any) -> Task:
+def training(t: Training, x: Any, y: Any, weights: Any) -> Task | None:
+    if _captures[0] and t.steps * t.batch * t.hidden > LARGEST:
+        return None
     model, criterion = _Network(t), _criterion(t.loss)
     model.load_state_dict(weights)
     optimizer = _optimizer(t, model.parameters())
     x, y = mt.tensor(x), mt.tensor(y)
     state, last = None, [None]
 
-    def step() -> None:
-        nonlocal state
+    def update(x: Any, y: Any, state: Any) -> Any:
         out, new = model(x, state)
         loss = criterion(out, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss, mt.detach(new)
+
+    if _captures[0]:
+        update = mt.capture(update, model, optimizer)
+
+    def step() -> None:
+        nonlocal state
+        last[0], new = update(x, y, state)
         if t.carried:
-            state = mt.detach(new)
-        last[0] = loss
-        if loss.backend != "numpy":
-            loss.item()  # waits for the card
+            state = new
+        if last[0].backend != "numpy":
+            last[0].item()  # waits for the card
 
     return Task({"total": step}, lambda: [last[0].item()])
 

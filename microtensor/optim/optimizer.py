@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from microtensor import backend, engine, writes
 from microtensor.backend import Array
+from microtensor.capture import recording
 from microtensor.creation import zeros_like
 from microtensor.tensor import Tensor
 
@@ -244,6 +245,10 @@ class Optimizer(ABC):
 
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are."""
+        noted = recording()
+        if noted is not None:
+            noted.update(self)
+            return
         for j, (group, slots) in enumerate(zip(self.param_groups, self._slots, strict=True)):
             rate = group["lr"]
             each = not isinstance(rate, NUMBERS)  # a rate for each trial
@@ -272,6 +277,36 @@ class Optimizer(ABC):
                     self._update(xp, data, gradient.data, slot, group)
                 xp.subtract(data, slot.spare, out=data)
                 writes.written(data)
+
+    def repeat(
+        self, gradients: Sequence[Tensor | None], again: Callable[[], None]
+    ) -> Callable[[], None]:
+        """A function that does what `again` does, `step` with these gradients, with less ado.
+
+        In their memory there may be other numbers then. It does not look whether parameters are
+        still the same arrays and need gradients (see microtensor/capture.py).
+        """
+        given = iter(gradients)
+        work = []
+        for group, bundle in zip(self.param_groups, self._bundles, strict=True):
+            found = [next(given) for _ in group["params"]]
+            if bundle is None or bundle.rest or any(g is None for g in found):
+                return again
+            pieces = [g.data.reshape(-1) for g in found if g is not None]
+            if any(piece.base is None for piece in pieces):  # a copy, not the memory itself
+                return again
+            work.append((group, bundle, pieces))
+        groups, bundles = self.param_groups[:], self._bundles[:]
+
+        def together() -> None:
+            if self._bundles != bundles or not all(map(_is_plain, groups)):
+                again()
+                return
+            for group, bundle, pieces in work:
+                np.concatenate(pieces, out=bundle.gradient)
+                self._step_together(bundle, group)
+
+        return together
 
     def _bundle(self, j: int) -> Bundle | None:
         """The small parameters of group j, their gradients copied in; None if they part ways."""
@@ -446,6 +481,11 @@ class Optimizer(ABC):
             options = ", ".join(f"{name}={group[name]!r}" for name in self.defaults)
             lines.append(f"  group {j}: {len(group['params'])} parameters, {options}")
         return "\n".join([*lines, ")"])
+
+
+def _is_plain(group: dict[str, Any]) -> bool:
+    """Whether a group's update asks for nothing but gradients."""
+    return isinstance(group["lr"], NUMBERS) and not group["weight_decay"]
 
 
 def check_number(name: str, value: Any, below: float = math.inf) -> None:

@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from microtensor.capture import Captured, recording
+from microtensor.capture import xp as captured
 from microtensor.recurrence.drivers import arrays, compiled
 
 DRIVERS = ("numba", "arrays", "steps")
@@ -123,9 +125,36 @@ def _module(xp: Any, operands: Sequence[Any], call: arrays.Call) -> ModuleType:
     return arrays
 
 
+def _noting(noted: Any, run: Any) -> Any:
+    """What runs a compiled pass, and notes it for a captured step (microtensor/capture.py)."""
+
+    def noting(plan: Any, back: bool, given: Any, found: Any) -> None:
+        run(plan, back, given, found)
+        if len(plan.shares) > 1:
+            noted.compiled(run, (plan, back, given, found))
+            return
+        function = plan.backward if back else plan.forward
+        arguments = plan.memory, plan.numbers, plan.moves, *given, *found, *plan.shares[0]
+        noted.compiled(function, arguments)
+
+    return noting
+
+
 def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any, arrays.Lease]:
     """All steps of a layer: (output, final state), and what `backward` will need."""
-    module: Any = call.kept.get("driver") if call.kept else None
+    noted = recording()
+    module: Any
+    if noted is not None:
+        call = call._replace(kept=None)
+        bare = tuple([array._array if xp is captured else array for array in operands])
+        module = (
+            arrays if call.mask is not None or call.valid is not None else _module(np, bare, call)
+        )
+        if module is not arrays and xp is captured:
+            out, lease = module.forward(np, bare, call, _noting(noted, module._run))
+            noted.kept.append(lease)  # its memory is the step's
+            return tuple([Captured(array) for array in out]), lease
+    module = call.kept.get("driver") if call.kept else None
     if module is None:
         module = _module(xp, operands, call)
     found: tuple[Any, arrays.Lease] = module.forward(xp, operands, call)
@@ -135,5 +164,12 @@ def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any,
 def backward(g: Any, needs: Any, operands: Any, lease: arrays.Lease, call: Any) -> list[Any]:
     """The gradients of a call, by the driver that has run it."""
     module: Any = arrays if isinstance(lease.plan, arrays.Plan) else _compiling()
+    noted = recording()
+    if noted is not None and module is not arrays and operands[0].__class__ is Captured:
+        given = tuple([None if c is None else captured.ascontiguousarray(c)._array for c in g])
+        bare = tuple([array._array for array in operands])
+        run = _noting(noted, module._run)
+        out = module.backward(given, needs, bare, lease, call, run)
+        return [None if array is None else Captured(array) for array in out]
     found: list[Any] = module.backward(g, needs, operands, lease, call)
     return found

@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from microtensor.backend import Array
+from microtensor.capture import Captured
+from microtensor.capture import xp as captured
 from microtensor.recurrence.drivers.printing import Program, used
 
 LONGEST = 64  # steps of a stretch, and of a block
@@ -42,6 +44,7 @@ SHORT = 2048  # numbers of a step; of fewer, what the Jacobian reads is first pu
 FEW = 8  # steps that are not worth writing the weights transposed
 FADING = 8  # steps after which a state that may fade is looked at
 LONG = 64  # sequences; with fewer, the steps of a block are joined for the weights' gradient
+ROOMY = 1 << 16  # numbers of an output that is laid out as the layer's user sees it
 LINE = 64  # bytes of a cache line
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
@@ -107,6 +110,8 @@ def take(make: Callable[[Any, Any], Any], program: Any, sizes: Any) -> Lease:
 
 def empty(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """An array that begins with a cache line: what straddles lines is computed half as fast."""
+    if xp is captured:
+        return Captured(empty(np, shape, dtype))
     if xp is not np:
         return xp.empty(shape, dtype)
     size, dtype = math.prod(shape), np.dtype(dtype)
@@ -117,6 +122,8 @@ def empty(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def zeros(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """The same, of zeros."""
+    if xp is captured:  # not noted: a plan is filled once, and not in every step
+        return Captured(zeros(np, shape, dtype))
     found = empty(xp, shape, dtype)
     found[...] = 0
     return found
@@ -794,7 +801,11 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
         plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
     plan.run()
     outputs = plan.outputs[::-1] if call.reverse else plan.outputs
-    return (_outside(outputs.copy(), call.time), *[value.copy() for value in plan.last]), lease
+    if outputs.size <= ROOMY:  # what is made of all steps next would be copied into this order
+        output = _outside(outputs, call.time).copy()
+    else:
+        output = _outside(outputs.copy(), call.time)
+    return (output, *[value.copy() for value in plan.last]), lease
 
 
 def backward(

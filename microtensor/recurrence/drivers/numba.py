@@ -302,7 +302,9 @@ def _sizes(arrays: Sequence[Array], call: Call) -> Sizes:
     )
 
 
-def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array, ...], Lease]:
+def forward(
+    xp: Any, arrays: tuple[Array, ...], call: Call, run: Any = _run
+) -> tuple[tuple[Array, ...], Lease]:
     """The output and the final state, and the lease of the plan that backward will need."""
     kept = call.kept
     sizes = None if kept is None else kept.get("sizes")
@@ -318,12 +320,17 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
         order = -1 if call.reverse else 1
         plan.valid[...] = 1 if call.valid is None else call.valid[..., ::order, :]
     found = [np.empty(shape, sizes.dtype) for shape in plan.results]
-    _run(plan, False, plan.with_absent(arrays), found)
+    run(plan, False, plan.with_absent(arrays), found)
     return tuple(found), lease
 
 
 def backward(
-    g: tuple[Any, ...], needs: tuple[bool, ...], arrays: tuple[Array, ...], lease: Lease, call: Call
+    g: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    arrays: tuple[Array, ...],
+    lease: Lease,
+    call: Call,
+    run: Any = _run,
 ) -> list[Any]:
     """A gradient for each array that needs one; `g` has None for a result that nothing used."""
     plan: Plan = lease.plan
@@ -336,5 +343,5 @@ def backward(
         np.empty(array.shape, array.dtype) if need else nothing[array.ndim - lead]
         for array, need in zip(arrays, needs, strict=True)
     ]
-    _run(plan, True, (*given, *weights), plan.with_absent(found))
+    run(plan, True, (*given, *weights), plan.with_absent(found))
     return [value if need else None for value, need in zip(found, needs, strict=True)]

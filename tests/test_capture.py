@@ -1,0 +1,483 @@
+"""`mt.capture`: a captured step does what the step does, to the last bit, or says why it cannot."""
+
+import copy
+import itertools
+import re
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import microtensor as mt
+from microtensor import nn, optim
+from microtensor.recurrence.driver import DRIVERS
+
+DRIVER = [
+    pytest.param(name, marks=[pytest.mark.numba] if name == "numba" else []) for name in DRIVERS
+]
+
+LOSSES = {
+    "mse": (nn.MSELoss(), False),
+    "l1": (nn.L1Loss(), False),
+    "bce": (nn.BCEWithLogitsLoss(), False),
+    "cross entropy": (nn.CrossEntropyLoss(axis=-1), True),
+}
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1),
+    "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: optim.Adam(p, lr=0.01),
+    "decay": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.1, amsgrad=True),
+    "adagrad": lambda p: optim.Adagrad(p, lr=0.1),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01),
+}
+
+
+class Network(nn.Module):
+    def __init__(self, layer, inputs, hidden, outputs, dtype=np.float32, **options):
+        generator = mt.Generator(7)
+        self.recurrent = layer(inputs, hidden, dtype=dtype, generator=generator, **options)
+        width = hidden * (2 if options.get("bidirectional") else 1)
+        self.readout = nn.Linear(width, outputs, dtype=dtype, generator=generator)
+
+    def forward(self, x, state=None):
+        x, state = self.recurrent(x, state)
+        return self.readout(x), state
+
+
+def trainer(model, criterion, optimizer):
+    def step(x, y, state=None):
+        out, new = model(x, state)
+        loss = criterion(out, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss, mt.detach(new)
+
+    return step
+
+
+def pair(network, criterion, make):
+    """The same training twice, the second one captured: (step, model) and (step, model)."""
+    twins = []
+    for captured in (False, True):
+        model = copy.deepcopy(network)
+        optimizer = make(model.parameters())
+        step = trainer(model, criterion, optimizer)
+        twins.append((mt.capture(step, model, optimizer) if captured else step, model, optimizer))
+    return twins
+
+
+def numbers(value):
+    """All numbers of a nesting of tensors, as bytes."""
+    if isinstance(value, mt.Tensor):
+        return value.data.tobytes()
+    return tuple(map(numbers, value))
+
+
+def data(rng, shape, inputs, outputs, labels, dtype=np.float32):
+    x = rng.standard_normal((*shape, inputs)).astype(dtype)
+    if labels:
+        return mt.tensor(x), mt.tensor(rng.integers(0, outputs, shape))
+    return mt.tensor(x), mt.tensor(rng.random((*shape, outputs)).astype(dtype))
+
+
+def assert_alike(first, second, batches, *, carried=False):
+    (step, model, _), (captured, twin, _) = first, second
+    state = other = None
+    for x, y in batches:
+        loss, new = step(x, y, state)
+        found, latest = captured(x, y, other)
+        assert numbers((loss, new)) == numbers((found, latest))
+        if carried:
+            state, other = new, latest
+    assert numbers(list(model.parameters())) == numbers(list(twin.parameters()))
+    assert captured.source(), "it was captured"
+
+
+@pytest.mark.parametrize("driver", DRIVER)
+@given(values=st.data())
+def test_a_captured_training_is_the_training_to_the_last_bit(driver, values):
+    layer = values.draw(st.sampled_from([nn.RNN, nn.LSTM, nn.GRU]))
+    options = values.draw(
+        st.fixed_dictionaries(
+            {
+                "batch_first": st.booleans(),
+                "bidirectional": st.booleans(),
+                "num_layers": st.integers(1, 2),
+                "bias": st.sampled_from([True, False, "single"]),
+                "dtype": st.sampled_from([np.float32, np.float64]),
+            }
+        )
+    )
+    inputs, hidden, outputs, steps, batch = [values.draw(st.integers(1, 5)) for _ in range(5)]
+    criterion, labels = LOSSES[values.draw(st.sampled_from(sorted(LOSSES)))]
+    make = OPTIMIZERS[values.draw(st.sampled_from(sorted(OPTIMIZERS)))]
+    rng = np.random.default_rng(values.draw(st.integers(0, 99)))
+    carried = values.draw(st.booleans())
+    with mt.recurrence.driver(driver):
+        network = Network(layer, inputs, hidden, outputs, **options)
+        shape = (batch, steps) if options["batch_first"] else (steps, batch)
+        batches = [data(rng, shape, inputs, outputs, labels, options["dtype"]) for _ in range(6)]
+        assert_alike(*pair(network, criterion, make), batches, carried=carried)
+
+
+@pytest.mark.parametrize("driver", DRIVER)
+def test_shapes_may_change_and_come_again(driver):
+    rng = np.random.default_rng(0)
+    network = Network(nn.LSTM, 2, 3, 1)
+    with mt.recurrence.driver(driver):
+        twins = pair(network, nn.MSELoss(), OPTIMIZERS["adam"])
+        shapes = [
+            (4, 2),
+            (4, 2),
+            (5, 2),
+            (4, 2),
+            (4, 3),
+            (5, 2),
+            (4, 2),
+            (5, 2),
+            (5, 2),
+            (4, 3),
+        ] * 2
+        assert_alike(*twins, [data(rng, shape, 2, 1, labels=False) for shape in shapes])
+
+
+@pytest.mark.parametrize("driver", DRIVER)
+def test_captured_and_other_steps_take_turns(driver):
+    """Buffers that the layers keep are not mixed up with the captured step's own."""
+    rng = np.random.default_rng(0)
+    network = Network(nn.LSTM, 2, 3, 1)
+    with mt.recurrence.driver(driver):
+        (step, model, _), (captured, twin, optimizer) = pair(
+            network, nn.MSELoss(), OPTIMIZERS["adam"]
+        )
+        plain = trainer(twin, nn.MSELoss(), optimizer)
+        for i in range(12):
+            x, y = data(rng, (4, 2), 2, 1, labels=False)
+            expected = step(x, y)
+            assert numbers((captured if i < 6 or i % 2 else plain)(x, y)) == numbers(expected)
+        assert numbers(list(model.parameters())) == numbers(list(twin.parameters()))
+
+
+def spiral(make=OPTIMIZERS["adam"]):
+    generator = mt.Generator(0)
+    model = nn.Sequential(
+        nn.Linear(2, 8, generator=generator), nn.ReLU(), nn.Linear(8, 3, generator=generator)
+    )
+    criterion = nn.CrossEntropyLoss()
+    twins = []
+    for _ in range(2):
+        ours = copy.deepcopy(model)
+        optimizer = make(ours.parameters())
+
+        def step(x, y, ours=ours, optimizer=optimizer):
+            loss = criterion(ours(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        twins.append((step, ours, optimizer))
+    return twins
+
+
+def batches(count, rows=6):
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        x = rng.standard_normal((rows, 2)).astype(np.float32)
+        yield mt.tensor(x), mt.tensor(rng.integers(0, 3, rows))
+
+
+def test_a_learning_rate_that_changes_is_followed():
+    (step, _, optimizer), (other, twin, same) = spiral()
+    captured = mt.capture(other, twin, same)
+    for i, (x, y) in enumerate(batches(10)):
+        for group in (*optimizer.param_groups, *same.param_groups):
+            group["lr"] = 0.1 / (i + 1)
+            group["weight_decay"] = 0.1 * (i > 7)
+        assert numbers(step(x, y)) == numbers(captured(x, y))
+
+
+def test_states_that_are_loaded_are_followed():
+    (step, model, optimizer), (other, twin, same) = spiral()
+    captured = mt.capture(other, twin, same)
+    start = {name: value.numpy() for name, value in model.state_dict().items()}
+    for i, (x, y) in enumerate(batches(12)):
+        if i == 6:
+            for ours, theirs in ((model, optimizer), (twin, same)):
+                ours.load_state_dict(start)
+                theirs.load_state_dict(theirs.state_dict())
+        if i == 9:
+            for ours in (model, twin):  # other arrays in the old one's places
+                for parameter in ours.parameters():
+                    parameter.data = parameter.data.copy()
+        assert numbers(step(x, y)) == numbers(captured(x, y))
+    assert numbers(list(model.parameters())) == numbers(list(twin.parameters()))
+
+
+def test_train_eval_and_frozen_parameters_are_followed():
+    (step, model, _), (other, twin, same) = spiral()
+    captured = mt.capture(other, twin, same)
+    for i, (x, y) in enumerate(batches(12)):
+        if i == 5:
+            for ours in (model, twin):
+                next(iter(ours.parameters())).requires_grad_(False)
+        if i == 9:
+            model.eval()
+            twin.eval()
+        assert numbers(step(x, y)) == numbers(captured(x, y))
+
+
+def test_dropout_runs_where_it_does_nothing_and_is_refused_where_it_draws():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+    step = mt.capture(model, model)
+    x = mt.ones(4, 2)
+    step(x)
+    step(x)
+    with pytest.raises(RuntimeError, match="draws random numbers"):
+        step(x)
+    model.eval()
+    for _ in range(5):
+        assert numbers(step(x)) == numbers(model(x))
+    assert step.source()
+
+
+def test_a_decision_is_taken_again_each_time():
+    weight = mt.tensor([2.0, -1.0], requires_grad=True)
+
+    def step(x):
+        y = (weight * x).sum()
+        return y * y if y > 1 else -y
+
+    captured = mt.capture(step, weight)
+    for value in (3.0, 3.0, 3.0, 4.0, 0.1, 5.0, -2.0, 3.0):
+        x = mt.tensor([value, 1.0])
+        assert numbers(captured(x)) == numbers(step(x))
+    assert "same(" in captured.source()
+
+
+def test_results_and_arguments_are_what_they_were():
+    """Nothing that was given out changes later; nothing that came in is kept or changed."""
+    weight = mt.tensor([2.0, -1.0], requires_grad=True)
+    captured = mt.capture(lambda x: (weight * x, {"x": x + 0}, [weight.sum(), 3]), weight)
+    kept = []
+    for i in range(6):
+        x = mt.tensor([float(i), 1.0])
+        result = captured(x)
+        assert not result[0].requires_grad
+        kept.append((result, numbers((result[0], result[1]["x"], result[2][0]))))
+        x.data[...] = 99
+        assert result[2][1] == 3
+    for result, was in kept:
+        assert numbers((result[0], result[1]["x"], result[2][0])) == was
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+def test_arguments_come_in_nestings_by_name_and_as_bare_arrays():
+    def step(both, *, more, how="sum", bare=None):
+        total = both.a * both.b + more["c"]
+        return Pair(total.sum() if how == "sum" else total.mean(), mt.tensor(bare) + total)
+
+    captured = mt.capture(step)
+    for i, how in itertools.product(range(5), ("sum", "mean")):
+        a, b, c = (mt.tensor([i + k, 2.0 * k]) for k in range(3))
+        options = {"more": {"c": c}, "how": how, "bare": np.float32([i, 1])}
+        found, expected = captured(Pair(a, b), **options), step(Pair(a, b), **options)
+        assert type(found) is Pair
+        assert numbers(found) == numbers(expected)
+    assert captured.source()
+
+
+def test_gradients_are_returned_and_none_outside():
+    weight = mt.tensor([2.0, -1.0], requires_grad=True)
+
+    def step(x):
+        (weight * weight * x).sum().backward()
+        return weight.grad
+
+    captured = mt.capture(step, weight)
+    for i in range(6):
+        assert captured(mt.tensor([1.0 * i, 1.0])).numpy().tolist() == [4.0 * i, -2.0]
+        assert weight.grad is None
+
+
+def test_derivatives_of_derivatives():
+    x = mt.tensor([0.3, -2.0], requires_grad=True)
+
+    def step(c):
+        first = mt.grad((mt.tanh(x * c) * x).sum(), x, create_graph=True)
+        return first, mt.grad((first * first).sum(), x)
+
+    captured = mt.capture(step, x)
+    for i in range(5):
+        c = mt.tensor([1.0 + i, 2.0])
+        assert numbers(captured(c)) == numbers(step(c))
+
+
+def test_an_embedding_looks_up_other_rows_and_refuses_those_it_has_not():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    twin = copy.deepcopy(model)
+    theirs = optim.SGD(twin.parameters(), lr=0.1)
+
+    def trained(model, optimizer):
+        def step(rows):
+            loss = (model(rows) ** 2).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    captured, step = mt.capture(trained(model, optimizer), model, optimizer), trained(twin, theirs)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        rows = mt.tensor(rng.integers(0, 5, (2, 4)))
+        assert numbers(captured(rows)) == numbers(step(rows))
+    assert captured.source()
+    with pytest.raises(IndexError, match=r"index 5 at position \(0, 0\) is out of range"):
+        captured(mt.tensor([[5, 0, 0, 0], [0, 0, 0, 0]]))
+
+
+def test_labels_out_of_range_are_refused_in_a_captured_step_too():
+    (_, _, _), (step, model, optimizer) = spiral()
+    captured = mt.capture(step, model, optimizer)
+    for x, y in batches(5):
+        captured(x, y)
+    before = numbers(list(model.parameters()))
+    with pytest.raises(ValueError, match="label 3 at position"):
+        captured(x, mt.tensor([0, 1, 2, 3, 0, 0]))
+    assert numbers(list(model.parameters())) == before
+
+
+def test_in_other_modes_it_runs_as_it_stands():
+    seen = []
+    weight = mt.tensor([2.0, -1.0], requires_grad=True)
+
+    def step(x):
+        seen.append(None)
+        return (weight * x).sum()
+
+    captured = mt.capture(step, weight)
+    x = mt.ones(2)
+    for _ in range(5):
+        captured(x)
+    assert len(seen) == 3
+    with mt.no_grad():
+        captured(x)
+    with mt.detect_anomaly():
+        captured(x)
+    assert len(seen) == 5
+    captured(x)
+    assert len(seen) == 5
+
+
+# -- what cannot be captured
+
+
+def third(step, *args):
+    for _ in range(2):
+        step(*args)
+    return step(*args)
+
+
+@pytest.mark.parametrize(
+    ("look", "how"),
+    [
+        (lambda y: y.item(), r"\.item\(\)"),
+        (float, r"float\(\)"),
+        (lambda y: y.numpy(), r"\.numpy\(\)"),
+        (lambda y: y.data.tolist(), r"\.tolist\(\)"),
+        (lambda y: np.asarray(y.data), "NumPy array"),
+        (int, r"int\(\)"),
+    ],
+)
+def test_numbers_are_not_to_be_had_inside(look, how):
+    def step(x):
+        y = x.sum()
+        look(y)
+        return y
+
+    with pytest.raises(mt.CaptureError, match=how):
+        third(mt.capture(step), mt.ones(2))
+
+
+def test_a_tensor_that_it_was_not_told_of_is_refused():
+    weight = mt.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match=r"pass it as an argument, or to mt\.capture"):
+        third(mt.capture(lambda x: weight * x), mt.ones(2))
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        (x * 2).sum()
+        optimizer.step()
+
+    with pytest.raises(mt.CaptureError, match="SGD has parameters"):
+        third(mt.capture(step), mt.ones(2))
+    with pytest.raises(TypeError, match="modules, optimizers and tensors beside the function"):
+        mt.capture(step, 3)
+
+
+def test_a_decision_after_the_update_is_refused():
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        loss = model(x).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return 1 if loss > 0 else 0
+
+    with pytest.raises(mt.CaptureError, match="after the parameters have been changed"):
+        third(mt.capture(step, model, optimizer), mt.ones(3, 2))
+
+
+def test_a_tensor_that_was_kept_says_so():
+    kept = []
+
+    def step(x):
+        kept.append(x * 2)
+        return x
+
+    third(mt.capture(step), mt.ones(2))
+    with pytest.raises(mt.CaptureError, match="after the step had ended"):
+        kept[-1] + 1
+
+
+def test_too_many_shapes_are_refused():
+    def lengthen(captured):
+        for n in range(1, 40):
+            third(captured, mt.ones(n))
+
+    def count(captured):
+        for n in range(1000):
+            captured(mt.ones(2), 1.0 * n)
+
+    with pytest.raises(mt.CaptureError, match="too many different shapes"):
+        lengthen(mt.capture(lambda x: x * 2))
+    with pytest.raises(mt.CaptureError, match="pass what changes as a tensor"):
+        count(mt.capture(lambda x, c: x * c))
+    with pytest.raises(TypeError, match="hashable"):
+        mt.capture(lambda x, c: x)(mt.ones(2), bytearray(2))
+
+
+def test_the_text_is_a_call_a_line():
+    weight = mt.tensor([2.0, -1.0], requires_grad=True)
+    captured = mt.capture(lambda x: mt.tanh(weight * x), weight)
+    assert captured.source() == ""
+    third(captured, mt.ones(2))
+    text = re.sub(r"\d+", "", captured.source())
+    assert text.splitlines() == [
+        "def step(x):",
+        "    a[...] = x",
+        "    multiply(a, a, a)",
+        "    tanh(a, a)",
+        "    return wrap(a.copy())",
+    ]
