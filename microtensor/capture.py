@@ -346,11 +346,11 @@ class Recording:
                 "there is no way back; decide before it"
             )
 
-        def same() -> None:
+        def question() -> None:
             if bool(array) is not answer:
                 raise _OtherwiseError
 
-        self.entries.append(Entry(same, (), ()))
+        self.entries.append(Entry(question, (), ()))
 
     def compiled(self, function: Any, arguments: Any) -> None:
         """Note a call of compiled code that has been made, with NumPy's arrays."""
@@ -379,12 +379,13 @@ class Recording:
             for parameter, data, _ in was:
                 parameter.data = data._array
             again()
-            shortcut = optimizer.repeat(gradients, again)
+            shortcut: Any = optimizer.repeat(gradients, again)
         finally:
             _recording.reset(token)
             for parameter, data, gradient in was:
                 parameter.data, parameter.grad = data, gradient
         self.changed = True
+        shortcut.__name__ = f"step_of_{type(optimizer).__name__}"
         self.entries.append(Entry(shortcut, ()))
 
     def calls(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
@@ -489,14 +490,31 @@ class _Text:
 
     def name(self, value: Any) -> str:
         """What a value is called in the text: functions by their names, all else by numbers."""
+        if value is None or value is ... or value.__class__ in (int, bool, str):
+            return "..." if value is ... else repr(value)
         if id(value) not in self.names:
-            name = getattr(value, "__name__", "a")
-            if not name.isidentifier():
-                name = "call"
-            if name == "a" or name in self.values:
-                name = f"{name}{len(self.names)}"
+            name = getattr(value, "__name__", "")
+            if isinstance(getattr(value, "__self__", None), np.ufunc):
+                name = f"{value.__self__.__name__}_{name}"
+            if not name.isidentifier() or name in self.values:
+                name = f"{name if name.isidentifier() else 'a'}{len(self.names)}"
             self.names[id(value)], self.values[name] = name, value
         return self.names[id(value)]
+
+    def statement(self, called: Any, arguments: Any) -> str:
+        """A call as a line."""
+        if called is _assign:
+            target, index, value = [self.name(argument) for argument in arguments]
+            return f"{target}[{index}] = {value}"
+        options: dict[str, Any] = {}
+        if isinstance(called, functools.partial):
+            called, arguments, options = called.func, called.args, called.keywords
+        given = [self.name(argument) for argument in arguments]
+        given += [f"{key}={self.name(value)}" for key, value in options.items()]
+        owner = getattr(called, "__self__", None)
+        array = isinstance(owner, np.ndarray)
+        name = f"{self.name(owner)}.{called.__name__}" if array else self.name(called)
+        return f"{name}({', '.join(given)})"
 
     def result(self, value: Any) -> str:
         """The text of what the step returns."""
@@ -520,8 +538,7 @@ class _Text:
         lines = [f"def step({', '.join(given)}):"]
         lines += [f"    {self.name(a)}[...] = {x}" for a, x in zip(inputs, given, strict=True)]
         for called, arguments in calls:
-            values = ", ".join([self.name(value) for value in arguments])
-            lines.append(f"    {self.name(called)}({values})")
+            lines.append(f"    {self.statement(called, arguments)}")
         lines.append(f"    return {self.result(result)}")
         self.source = "\n".join(lines) + "\n"
         exec(compile(self.source, "<captured step>", "exec"), self.values)
