@@ -301,7 +301,8 @@ class Recording:
         if name in _WRITING or out is not None or result is None:
             written = out if isinstance(out, tuple) else (args[0] if out is None else out,)
             self.changed |= any(backend.NUMPY.owner(array) in self.held for array in written)
-            fixed = name == "fill" or (name == "setitem" and args[2].__class__ in (int, float))
+            others = list(_operands(args[1:])) or name not in ("fill", "setitem")
+            fixed = not others and args[-1].__class__ in (int, float)
             called, given = _call(function, args, options)
             self.entries.append(Entry(called, given, written, fixed))
             return Captured(written[0])
