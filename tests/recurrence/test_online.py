@@ -377,6 +377,26 @@ def test_every_option_is_the_ordinary_path(driver, p, pieces):
     compare(p["kind"], weights, chunk, 0.1, masks, **p["how"], pieces=pieces, driver=driver)
 
 
+def test_targets_of_a_cross_entropy_need_not_add_up_to_one(driver):
+    """The derivative of sum t (log sum exp - net) is y sum t - t."""
+    p = changed(PLAIN, output="softmax", loss="cross_entropy")
+    weights, chunk, masks = build(p)
+    weighed = chunk._replace(targets=chunk.targets * np.array([0.5, 3.0])[:, None, None])
+    compare(p["kind"], weights, weighed, 0.1, masks, **p["how"], driver=driver)
+
+
+@pytest.mark.parametrize(
+    "name", ["arrays", pytest.param("numba", marks=pytest.mark.numba), "steps"]
+)
+def test_without_a_driver_it_is_the_layers_own(name):
+    weights, chunk, _ = build(PLAIN)
+    with mt.recurrence.driver(name):
+        made = fit_online(KINDS[PLAIN["kind"]], weights, iter([chunk]), 0.1, block_size=2)
+    assert type(made._driver).__module__.endswith(
+        "online_loops" if name == "numba" else "online_arrays"
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [
