@@ -189,7 +189,7 @@ def _gather(
 ) -> None:
     """Wherever the workers are. After Ctrl-C, or when a unit fails, those that run are saved."""
     total = len(finished) + len(pending)
-    waiting, running = pending[::-1], dict[Future[UnitResult], Unit]()
+    waiting, running = pending[::-1], dict[Future[Any], Unit]()
     deaths = Counter[str]()
     failure: Exception | None = None
     stopping = False

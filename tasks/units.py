@@ -98,10 +98,13 @@ def _array(value: Any) -> np.ndarray:
     return value.detach().numpy() if isinstance(value, mt.Tensor) else np.asarray(value)
 
 
-def train_in_worker(unit: Unit) -> UnitResult:
-    """`train_unit` in another process: progress and the wish to stop go through small files."""
-    if unit.folder is None:
-        return train_unit(unit)
+def train_in_worker(unit: Unit) -> None:
+    """`train_unit` in another process; everything goes through files of the run's folder.
+
+    Progress and the wish to stop, but also the result: the pipe to the parent carries it whole only
+    if it is small. A worker that dies when half of it is sent would have the parent wait for ever.
+    """
+    assert unit.folder is not None
     folder = RunFolder(Path(unit.folder))
     file = folder.progress_file(unit.name)
     told = asked = time.monotonic()
@@ -125,7 +128,7 @@ def train_in_worker(unit: Unit) -> UnitResult:
         asked = time.monotonic()
         return not folder.running_file.exists()
 
-    return train_unit(unit, Hooks(progress=progress, status=status, stop=stop))
+    train_unit(unit, Hooks(progress=progress, status=status, stop=stop))
 
 
 def start_worker() -> None:

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks import BLAS_THREADS
-from tasks.folder import UnitResult
+from tasks.folder import RunFolder, UnitResult
 from tasks.harness import UsageError
 from tasks.units import Unit, start_worker, train_in_worker, train_unit
 
@@ -37,10 +38,10 @@ class Workers(Protocol):
     def free(self) -> bool:
         """Whether a unit may be submitted now."""
 
-    def submit(self, unit: Unit) -> Future[UnitResult]:
+    def submit(self, unit: Unit) -> Future[Any]:
         """Begin with a unit."""
 
-    def result(self, future: Future[UnitResult]) -> UnitResult:
+    def result(self, future: Future[Any]) -> UnitResult:
         """The result of a future that is done.
 
         Raises
@@ -73,7 +74,7 @@ class Processes:
     def __init__(self, count: int) -> None:
         self._not_started = count
         self._idle: list[ProcessPoolExecutor] = []
-        self._busy: dict[Future[UnitResult], ProcessPoolExecutor] = {}
+        self._busy: dict[Future[None], tuple[Unit, ProcessPoolExecutor]] = {}
         self._others = set(multiprocessing.active_children())
 
     @property
@@ -81,7 +82,7 @@ class Processes:
         """Whether one of them has nothing to do."""
         return bool(self._idle or self._not_started)
 
-    def submit(self, unit: Unit) -> Future[UnitResult]:
+    def submit(self, unit: Unit) -> Future[None]:
         """Begin with a unit in a process that has nothing to do."""
         while self._idle:
             pool = self._idle.pop()
@@ -96,11 +97,11 @@ class Processes:
         with _deaf_to_ctrl_c(), _one_blas_thread():
             return self._begun(pool, unit)
 
-    def result(self, future: Future[UnitResult]) -> UnitResult:
+    def result(self, future: Future[None]) -> UnitResult:
         """The result of a unit; its process is free again, or is replaced by a fresh one."""
-        pool = self._busy.pop(future)
+        unit, pool = self._busy.pop(future)
         try:
-            result = future.result()
+            future.result()
         except BrokenProcessPool as error:
             self._bury(pool)
             raise WorkerDied from error
@@ -108,6 +109,9 @@ class Processes:
             self._idle.append(pool)
             raise
         self._idle.append(pool)
+        assert unit.folder is not None
+        result = RunFolder(Path(unit.folder)).load_unit(unit.name)
+        assert result is not None, "kept before the future was done"
         return result
 
     def kill(self) -> None:
@@ -117,12 +121,12 @@ class Processes:
 
     def close(self) -> None:
         """Wait until every process has come to its end."""
-        for pool in [*self._idle, *self._busy.values()]:
+        for pool in [*self._idle, *(pool for _, pool in self._busy.values())]:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begun(self, pool: ProcessPoolExecutor, unit: Unit) -> Future[UnitResult]:
+    def _begun(self, pool: ProcessPoolExecutor, unit: Unit) -> Future[None]:
         future = pool.submit(train_in_worker, unit)
-        self._busy[future] = pool
+        self._busy[future] = unit, pool
         return future
 
     def _bury(self, pool: ProcessPoolExecutor) -> None:

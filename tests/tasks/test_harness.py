@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microtensor as mt
-from tasks import cli, registry, runner, scheduling, snapshot
+from tasks import cli, registry, runner, scheduling, snapshot, units
 from tasks.folder import RunFolder
 from tasks.harness import (
     Level,
@@ -749,8 +749,6 @@ def test_the_console_hears_of_every_unit(walk_task: Any, tmp_path: Path) -> None
 def test_a_worker_s_words_come_through_its_file(
     walk_task: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from tasks import units
-
     folder = RunFolder(tmp_path)
     unit = unit_of(walk_task, tmp_path)
     folder.running_file.touch()
@@ -767,6 +765,20 @@ def test_a_worker_s_words_come_through_its_file(
     [(part, status)] = seen
     assert part == 1.0
     assert status.startswith(f"{unit.name}: x ")
+
+
+def test_a_worker_sends_nothing_that_its_death_could_cut_in_half(
+    walk_task: Any, tmp_path: Path
+) -> None:
+    """Its result comes by the folder: with half a message in the pipe, the run would hang."""
+    unit = unit_of(walk_task, tmp_path / "there")
+    RunFolder(tmp_path / "there").running_file.touch()
+    assert units.train_in_worker(unit) is None
+    there = RunFolder(tmp_path / "there").load_unit(unit.name)
+    here = train_unit(unit_of(walk_task, tmp_path / "here"))
+    assert there is not None
+    assert there.metrics == here.metrics
+    assert [t.values for t in there.trials] == [t.values for t in here.trials]
 
 
 def test_plain_lines_tell_the_time_left_and_the_words(monkeypatch: Any, capsys: Any) -> None:
