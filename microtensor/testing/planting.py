@@ -177,8 +177,9 @@ def plant_source(module: str | ModuleType, source: str) -> Callable[[], None]:
         raise Unchanged(f"{name}: with this change the module does the same as before")
     there = {pair.old: pair.new for pair in pairs}
     back = {pair.new: pair.old for pair in pairs}
-    _refuse_what_is_out_of_reach(live, pairs)
-    _exchange(live, there, back)
+    functions = _functions(live)
+    _refuse_what_is_out_of_reach(live, functions, pairs)
+    _exchange(live, functions, there, back)
     stack = _sources.setdefault(name, [before])
     stack.append(source)
     shown, depth = linecache.cache.get(file), len(stack)
@@ -189,7 +190,7 @@ def plant_source(module: str | ModuleType, source: str) -> Callable[[], None]:
             return
         if len(stack) > depth:
             raise RuntimeError(f"{name}: something was planted on top of this; undo that first")
-        _exchange(live, back, there)
+        _exchange(live, _functions(live), back, there)
         stack.pop()
         if len(stack) == 1:
             _sources.pop(name, None)
@@ -382,7 +383,10 @@ def _name(function: Any, variables: list[str]) -> None:
 
 
 def _functions(module: ModuleType) -> list[FunctionType]:
-    """All functions there are that were made from a module's source, whoever holds them."""
+    """All functions there are that were made from a module's source, whoever holds them.
+
+    This looks at every object that is alive: a tenth of a second where there are many.
+    """
     names = vars(module)
     return [
         found
@@ -391,10 +395,12 @@ def _functions(module: ModuleType) -> list[FunctionType]:
     ]
 
 
-def _refuse_what_is_out_of_reach(module: ModuleType, pairs: list[_Pair]) -> None:
+def _refuse_what_is_out_of_reach(
+    module: ModuleType, alive: list[FunctionType], pairs: list[_Pair]
+) -> None:
     """Raise `NotLive` unless every change will be met by a call of a live function."""
     functions: dict[CodeType, list[FunctionType]] = {}
-    for function in _functions(module):
+    for function in alive:
         functions.setdefault(function.__code__, []).append(function)
     for pair in pairs:
         where = f"{module.__name__}, line {pair.old.co_firstlineno}, {pair.old.co_name}"
@@ -431,11 +437,14 @@ def _all_within(code: CodeType) -> Iterator[CodeType]:
 
 
 def _exchange(
-    module: ModuleType, there: dict[CodeType, CodeType], back: dict[CodeType, CodeType]
+    module: ModuleType,
+    alive: list[FunctionType],
+    there: dict[CodeType, CodeType],
+    back: dict[CodeType, CodeType],
 ) -> None:
     """Give functions their new code, all of them or none."""
     changed = []
-    for function in _functions(module):
+    for function in alive:
         new = there.get(function.__code__)
         if new is not None:
             if _parameters(function.__code__) != _parameters(new):
