@@ -600,7 +600,7 @@ _VARIED = (
 
 
 def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
-    """A function that does what `function` does, three to four times as fast on small networks.
+    """A function that does what `function` does, two to three times as fast on small networks.
 
         def step(x, y):
             loss = criterion(model(x), y)
@@ -615,7 +615,8 @@ def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
 
     Two calls run as they stand; the third notes every array call that is made, and from then on
     these alone are made, in the same order and in the same memory, with the same results to the
-    last bit. What Python does beside them is not done again: nothing is printed, no counter counts.
+    last bit (but for that one, perhaps, where an input's axes lie in memory in another order). What
+    Python does beside them is not done again: nothing is printed, no counter counts.
 
     - What changes from step to step must come as an argument: tensors or NumPy's arrays, in tuples,
       lists, or by name. Anything else (a number, a string, None) must be hashable, and is a part
@@ -643,9 +644,12 @@ def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
     Raises
     ------
     CaptureError
-        In the third call, if the step cannot be noted: it reads a number, draws random ones
-        (dropout), uses an optimizer that is not named, or decides by a number after the update.
+        In the third call, if the step cannot be noted: it reads a number (as do `lengths` of
+        recurrent layers, and `weight` and ignored labels of a cross-entropy), uses an optimizer
+        that is not named, or decides by a number after the update.
         Also after 16 sets of shapes or values, each of which keeps memory of its own.
+    RuntimeError
+        In the third call, if the step draws random numbers (dropout).
     TypeError
         If a holder is none of the three, or an argument is not hashable; at the third call, if a
         tensor meets the captured ones that is neither an argument nor held.
