@@ -154,6 +154,10 @@ class use_backend:
 
 def scatter_add(xp: Any, target: Array, index: Any, values: Array) -> None:
     """`target[index] += values`, where an element named twice receives both values."""
+    noted = modes.noting.get()
+    if noted is not None and xp is not np:
+        noted.whole(functools.partial(scatter_add, np), target, index, values)
+        return
     rows = index[0]
     by_rows = xp is np and len(index) == 1 and target.ndim == 2 and rows.dtype.kind in "iu"
     if by_rows and rows.size > _MANY_ROWS:

@@ -87,6 +87,9 @@ _MAKING = frozenset(
     )
 )
 _WRITING = frozenset(("at", "copyto", "fill", "setitem"))
+_OF_A_SIZE = frozenset(  # that only numbers tell
+    ("argwhere", "compress", "extract", "flatnonzero", "nonzero", "unique")
+)
 _COPYING = frozenset(("array", "asarray", "ascontiguousarray", "astype", "copy"))
 
 
@@ -98,6 +101,8 @@ def _do(function: Any, name: str, args: Any, options: Any) -> Any:
             f"an array of a captured step was used by {name} after the step had ended; return it "
             "from the function instead of keeping it"
         )
+    if name in _OF_A_SIZE or (name == "where" and len(args) == 1):
+        raise _sized(name)
     args, options = _open(args), {key: _open(value) for key, value in options.items()}
     result = function(*args, **options)
     return noted.note(function, name, args, options, result)
@@ -188,6 +193,8 @@ class Captured:
         parts = index if isinstance(index, tuple) else (index,)
         if all(isinstance(part, int | np.integer) for part in parts):
             index = (*parts, Ellipsis)  # a view, also where it is a single number
+        if any(part.__class__ is Captured and part.dtype == bool for part in parts):
+            raise _sized("an index of truth values")
         found: Captured = _do(operator.getitem, "getitem", (self, index), {})
         return found
 
@@ -202,6 +209,13 @@ def _refused(what: str) -> CaptureError:
     return CaptureError(
         f"{what} of an array inside a captured step: the number would be this step's for ever. "
         "Return the tensor and look at it outside; or leave this step uncaptured"
+    )
+
+
+def _sized(what: str) -> CaptureError:
+    return CaptureError(
+        f"{what} inside a captured step: how many numbers come out depends on other numbers, and "
+        "memory is laid out only once; where(condition, x, 0) keeps the shape"
     )
 
 
@@ -254,6 +268,10 @@ for _name, _ufunc in _OTHERS.items():
     )
 
 
+def _from_host(array: Any) -> Captured:
+    return array if array.__class__ is Captured else Captured(np.array(array))
+
+
 def _to_host(array: Captured) -> Any:
     raise _refused(".numpy()")
 
@@ -263,7 +281,7 @@ backend.register(
         "captured",
         xp,
         Captured,
-        lambda array: Captured(np.array(array)),
+        _from_host,
         _to_host,
         lambda array: backend.NUMPY.owner(array._array),
     )
@@ -352,6 +370,12 @@ class Recording:
                 raise _OtherwiseError
 
         self.entries.append(Entry(question, (), ()))
+
+    def whole(self, function: Callable[..., None], target: Captured, *args: Any) -> None:
+        """Call a function of NumPy's arrays that changes the first of them; note it as one call."""
+        given = _open((target, *args))
+        function(*given)
+        self.entries.append(Entry(function, given, given[:1]))
 
     def compiled(self, function: Any, arguments: Any) -> None:
         """Note a call of compiled code that has been made, with NumPy's arrays."""
@@ -509,7 +533,8 @@ class _Text:
             return f"{target}[{index}] = {value}"
         options: dict[str, Any] = {}
         if isinstance(called, functools.partial):
-            called, arguments, options = called.func, called.args, called.keywords
+            arguments, options = (*called.args, *arguments), called.keywords
+            called = called.func
         given = [self.name(argument) for argument in arguments]
         given += [f"{key}={self.name(value)}" for key, value in options.items()]
         owner = getattr(called, "__self__", None)
@@ -644,9 +669,9 @@ def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
     Raises
     ------
     CaptureError
-        In the third call, if the step cannot be noted: it reads a number (as do `lengths` of
-        recurrent layers, and `weight` and ignored labels of a cross-entropy), uses an optimizer
-        that is not named, or decides by a number after the update.
+        In the third call, if the step cannot be noted: it reads a number (as do `lengths` that are
+        an argument, and `weight` and ignored labels of a cross-entropy), makes a shape of numbers
+        (`x[x > 0]`), uses an optimizer that is not named, or decides by a number after the update.
         Also after 16 sets of shapes or values, each of which keeps memory of its own.
     RuntimeError
         In the third call, if the step draws random numbers (dropout).

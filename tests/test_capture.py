@@ -7,8 +7,9 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from ops.table import TABLE
 
 import microtensor as mt
 from microtensor import nn, optim
@@ -41,14 +42,14 @@ class Network(nn.Module):
         width = hidden * (2 if options.get("bidirectional") else 1)
         self.readout = nn.Linear(width, outputs, dtype=dtype, generator=generator)
 
-    def forward(self, x, state=None):
-        x, state = self.recurrent(x, state)
+    def forward(self, x, state=None, lengths=None):
+        x, state = self.recurrent(x, state, lengths)
         return self.readout(x), state
 
 
-def trainer(model, criterion, optimizer):
+def trainer(model, criterion, optimizer, lengths=None):
     def step(x, y, state=None):
-        out, new = model(x, state)
+        out, new = model(x, state, lengths)
         loss = criterion(out, y)
         optimizer.zero_grad()
         loss.backward()
@@ -58,13 +59,13 @@ def trainer(model, criterion, optimizer):
     return step
 
 
-def pair(network, criterion, make):
+def pair(network, criterion, make, **options):
     """The same training twice, the second one captured: (step, model) and (step, model)."""
     twins = []
     for captured in (False, True):
         model = copy.deepcopy(network)
         optimizer = make(model.parameters())
-        step = trainer(model, criterion, optimizer)
+        step = trainer(model, criterion, optimizer, **options)
         twins.append((mt.capture(step, model, optimizer) if captured else step, model, optimizer))
     return twins
 
@@ -121,6 +122,48 @@ def test_a_captured_training_is_the_training_to_the_last_bit(driver, values):
         shape = (batch, steps) if options["batch_first"] else (steps, batch)
         batches = [data(rng, shape, inputs, outputs, labels, options["dtype"]) for _ in range(6)]
         assert_alike(*pair(network, criterion, make), batches, carried=carried)
+
+
+@pytest.mark.parametrize("driver", DRIVER)
+@pytest.mark.parametrize("options", [{}, {"batch_first": True, "bidirectional": True}])
+def test_lengths_that_are_always_the_same(driver, options):
+    rng = np.random.default_rng(0)
+    network = Network(nn.LSTM, 2, 3, 1, **options)
+    with mt.recurrence.driver(driver):
+        twins = pair(network, nn.MSELoss(), OPTIMIZERS["adam"], lengths=[4, 1, 3, 4])
+        assert_alike(*twins, [data(rng, (4, 4), 2, 1, labels=False) for _ in range(6)])
+
+
+@pytest.mark.parametrize("driver", DRIVER)
+@pytest.mark.parametrize("size", [1, 2])
+def test_stacks_and_blocks(driver, size):
+    rng = np.random.default_rng(0)
+    cell = mt.recurrence.memory_cell if size == 2 else mt.recurrence.peephole_lstm
+
+    def twin():
+        layers = [
+            nn.Recurrent(cell, 2, 4, block_size=size, generator=mt.Generator(k)) for k in range(3)
+        ]
+        model = nn.stack(layers)
+        optimizer = optim.SGD(model.parameters(), lr=(0.1, 0.0, 0.3))
+
+        def step(x):
+            loss = (model(x)[0] ** 2).sum(axis=(1, 2, 3))
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            return loss
+
+        return step, model, optimizer
+
+    with mt.recurrence.driver(driver):
+        (step, model, _), (other, same, optimizer) = twin(), twin()
+        captured = mt.capture(other, same, optimizer)
+        for _ in range(6):
+            x = mt.tensor(rng.standard_normal((3, 5, 2, 2)).astype(np.float32))
+            assert numbers(step(x)) == numbers(captured(x))
+        assert numbers(list(model.parameters())) == numbers(list(same.parameters()))
+        assert captured.source()
 
 
 @pytest.mark.parametrize("driver", DRIVER)
@@ -318,15 +361,17 @@ def test_derivatives_of_derivatives():
         assert numbers(captured(c)) == numbers(step(c))
 
 
-def test_an_embedding_looks_up_other_rows_and_refuses_those_it_has_not():
-    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+@pytest.mark.parametrize("padding", [None, 1])
+@pytest.mark.parametrize("count", [4, 300])
+def test_an_embedding_looks_up_other_rows_and_refuses_those_it_has_not(padding, count):
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=padding), nn.Linear(3, 2))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     twin = copy.deepcopy(model)
     theirs = optim.SGD(twin.parameters(), lr=0.1)
 
     def trained(model, optimizer):
         def step(rows):
-            loss = (model(rows) ** 2).sum()
+            loss = (model(rows) ** 2).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -337,11 +382,11 @@ def test_an_embedding_looks_up_other_rows_and_refuses_those_it_has_not():
     captured, step = mt.capture(trained(model, optimizer), model, optimizer), trained(twin, theirs)
     rng = np.random.default_rng(0)
     for _ in range(8):
-        rows = mt.tensor(rng.integers(0, 5, (2, 4)))
+        rows = mt.tensor(rng.integers(0, 5, (2, count)))
         assert numbers(captured(rows)) == numbers(step(rows))
     assert captured.source()
     with pytest.raises(IndexError, match=r"index 5 at position \(0, 0\) is out of range"):
-        captured(mt.tensor([[5, 0, 0, 0], [0, 0, 0, 0]]))
+        captured(mt.tensor(5 * np.eye(2, count, dtype=int)))
 
 
 def test_labels_out_of_range_are_refused_in_a_captured_step_too():
@@ -375,6 +420,63 @@ def test_in_other_modes_it_runs_as_it_stands():
     assert len(seen) == 5
     captured(x)
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TABLE if not TABLE[name].waits or name == "binary_cross_entropy"]
+)
+@given(values=st.data())
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_every_operation_and_its_derivatives(name, values):
+    """First the numbers that were drawn, then the same in the opposite order."""
+    entry = TABLE[name]
+    call = values.draw(entry.calls)
+    arrays = [isinstance(argument, np.ndarray) for argument in call.arguments]
+    drawn = [
+        np.array(argument, order="C") if array else argument
+        for argument, array in zip(call.arguments, arrays, strict=True)
+    ]
+    wrt = [
+        i
+        for i, array in enumerate(arrays)
+        if array and drawn[i].dtype.kind == "f" and entry.differentiable
+        if entry.wrt is None or i in entry.wrt
+    ]
+
+    def step(arguments, cotangents):
+        arguments = list(arguments)
+        for i in wrt:
+            arguments[i] = arguments[i].detach().requires_grad_()
+        out = entry.op(*arguments, **call.options)
+        outs = list(out) if isinstance(out, tuple | list) else [out]
+        ends = [o for o in outs if isinstance(o, mt.Tensor) and o.requires_grad]
+        leaves = [arguments[i] for i in wrt]
+        if cotangents is None or not ends:
+            return outs, [o.shape for o in ends], ()
+        return outs, ends, mt.grad(ends, leaves, cotangents, allow_unused=True)
+
+    def given_as(change):
+        return tuple(
+            mt.tensor(change(value)) if array else value
+            for value, array in zip(drawn, arrays, strict=True)
+        )
+
+    one, other = given_as(np.copy), given_as(lambda a: a.reshape(-1)[::-1].reshape(a.shape).copy())
+    rng = np.random.default_rng(0)
+    cotangents = [mt.tensor(rng.standard_normal(shape)) for shape in step(one, None)[1]]
+    captured = mt.capture(step)
+    for arguments in (one, one, one, other, one):
+        try:
+            expected = step(arguments, cotangents)
+        except (ValueError, IndexError, TypeError):
+            assume(False)
+        assert bits(captured(arguments, cotangents)) == bits(expected)
+
+
+def bits(value):
+    if isinstance(value, mt.Tensor):
+        return value.shape, str(value.dtype), value.data.tobytes()
+    return tuple(map(bits, value)) if isinstance(value, tuple | list) else value
 
 
 # -- what cannot be captured
@@ -422,6 +524,14 @@ def test_a_tensor_that_it_was_not_told_of_is_refused():
         third(mt.capture(step), mt.ones(2))
     with pytest.raises(TypeError, match="modules, optimizers and tensors beside the function"):
         mt.capture(step, 3)
+
+
+@pytest.mark.parametrize(
+    "take", [lambda x: x[x > 0], lambda x: mt.tensor(x.data.nonzero()[0])], ids=["mask", "nonzero"]
+)
+def test_shapes_of_numbers_are_refused(take):
+    with pytest.raises(mt.CaptureError, match="how many numbers come out"):
+        third(mt.capture(take), mt.ones(2))
 
 
 def test_a_decision_after_the_update_is_refused():

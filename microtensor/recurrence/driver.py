@@ -144,14 +144,18 @@ def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any,
     """All steps of a layer: (output, final state), and what `backward` will need."""
     noted = recording()
     module: Any
-    if noted is not None:
+    if noted is not None and xp is captured:
+        bare = tuple([array._array for array in operands])
+        # Masks and lengths are the same in every step, or the step is refused.
+        mask, valid = [
+            value._array if value.__class__ is Captured else value
+            for value in (call.mask, call.valid)
+        ]
         call = call._replace(kept=None)
-        bare = tuple([array._array if xp is captured else array for array in operands])
-        module = (
-            arrays if call.mask is not None or call.valid is not None else _module(np, bare, call)
-        )
-        if module is not arrays and xp is captured:
-            out, lease = module.forward(np, bare, call, _noting(noted, module._run))
+        plain = call._replace(mask=mask, valid=valid)
+        module = _module(np, bare, plain)
+        if module is not arrays:
+            out, lease = module.forward(np, bare, plain, _noting(noted, module._run))
             noted.kept.append(lease)  # its memory is the step's
             return tuple([Captured(array) for array in out]), lease
     module = call.kept.get("driver") if call.kept else None
