@@ -21,8 +21,8 @@ CORE = ["engine.py", "tensor.py", "ops/elementwise.py"]
 
 # A file imports only what stands above it here; a folder is one entry, without circles inside.
 ORDER = [
-    "backend.py",
     "modes.py",
+    "backend.py",
     "guards.py",
     "writes.py",
     "indexed.py",
@@ -32,6 +32,7 @@ ORDER = [
     "interop.py",
     "tensor.py",
     "creation.py",
+    "capture.py",
     "recurrence",
     "nn",
     "optim",
