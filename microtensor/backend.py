@@ -152,6 +152,19 @@ class use_backend:
         _default.reset(self._token)
 
 
+def order_from(axis: int, array: Array) -> tuple[int, ...] | None:
+    """The axes of an array from the slowest to the fastest in memory, if `axis` is the slowest.
+
+    None if it is another, or the array lies row by row. Numbers of such an array are best handled
+    as a matrix whose rows are the indices of `axis`: nothing has to be copied.
+    """
+    if array.flags.c_contiguous:
+        return None
+    strides = array.strides
+    order = sorted(range(array.ndim), key=lambda i: (-abs(strides[i]), i != axis))
+    return tuple(order) if order[0] == axis else None
+
+
 def scatter_add(xp: Any, target: Array, index: Any, values: Array) -> None:
     """`target[index] += values`, where an element named twice receives both values."""
     noted = modes.noting.get()

@@ -342,10 +342,10 @@ class Recording:
                 first = array.copy()
                 self.entries.append(Entry(_assign, (array, ..., first), (array,), True))
             return Captured(array)
-        if any(np.may_share_memory(array, operand) for operand in _operands(args)):
-            return Captured(array)  # a view
+        if not array.size or any(np.may_share_memory(array, value) for value in _operands(args)):
+            return Captured(array)  # a view, or nothing
         if array.base is not None:
-            array = array.copy()
+            array = array.copy(order="K")
         if isinstance(function, np.ufunc):
             call: Any = _call(function, _as_arrays(args), {**options, "out": array})
         elif name in _COPYING:

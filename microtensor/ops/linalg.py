@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 from microtensor import engine
-from microtensor.backend import Array
+from microtensor.backend import Array, order_from
 from microtensor.engine import broadcast_to, primitive
-from microtensor.ops.shape import expand_dims, reshape
+from microtensor.ops.shape import expand_dims, inverse, reshape
 
 
 @primitive(broadcasts=True)
@@ -45,6 +45,22 @@ def _rows(x: Any) -> Any:
     return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
+def _order(x: Any) -> tuple[int, ...] | None:
+    """The order of the axes of an array (..., in) that lies in memory as (in, ...)."""
+    return None if isinstance(x, engine.Tensor) else order_from(x.ndim - 1, x)
+
+
+def _columns(x: Any, order: tuple[int, ...]) -> Any:
+    """(..., in) as (in, n)."""
+    return x.transpose(order).reshape((x.shape[-1], math.prod(x.shape[:-1])))
+
+
+def _of_columns(out: Any, shape: tuple[int, ...], order: tuple[int, ...]) -> Any:
+    """(out, n) as (..., out), in memory as it is; x was of the given shape."""
+    lengths = [shape[i] for i in order[1:]]
+    return out.reshape((len(out), *lengths)).transpose(inverse(order))
+
+
 FEW = 16  # features; so few are added to every row slowly, to every column fast
 
 
@@ -52,6 +68,11 @@ FEW = 16  # features; so few are added to every row slowly, to every column fast
 def _affine(xp: Any, x: Array, weight: Array, bias: Array) -> Array:
     if x.shape[-1:] != weight.shape[-1:] or bias.shape != weight.shape[:1]:
         raise _misfit(x, weight, bias)
+    order = _order(x) if x.ndim > 2 else None
+    if order:
+        out = weight.dot(_columns(x, order))
+        out += bias[:, None]
+        return _of_columns(out, x.shape, order)
     rows = x if x.ndim == 2 else _rows(x)
     if len(rows) > FEW >= len(weight) > 1:
         out = weight.dot(rows.T)
@@ -69,6 +90,9 @@ def _linear(xp: Any, x: Array, weight: Array) -> Array:
         raise _misfit(x, weight, None)
     if x.ndim == 2:
         return x.dot(weight.T)
+    order = _order(x)
+    if order:
+        return _of_columns(weight.dot(_columns(x, order)), x.shape, order)
     return _rows(x).dot(weight.T).reshape((*x.shape[:-1], weight.shape[0]))
 
 
@@ -93,12 +117,18 @@ def _times(a: Any, b: Any) -> Any:
 def _linear_x(g: Any, weight: Any) -> Any:
     if g.ndim == 2:
         return _times(g, weight)
+    order = _order(g)
+    if order:
+        return _of_columns(weight.T.dot(_columns(g, order)), g.shape, order)
     return _times(_rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 def _linear_weight(g: Any, x: Any) -> Any:
     if g.ndim == 2:
         return _times(g.T, x)
+    order = None if isinstance(g, engine.Tensor) else _order(x)
+    if order:
+        return _columns(g, order).dot(_columns(x, order).T)
     return _times(_rows(g).T, _rows(x))
 
 
@@ -110,7 +140,8 @@ for _operation in (_affine, _linear):
 @primitive(residuals=("shape",))
 def _column_sums(xp: Any, x: Array) -> Any:
     """The sum over all axes but the last: as a product with ones, several times faster."""
-    flat = x if x.ndim == 2 else _rows(x)
+    order = _order(x) if x.ndim > 2 else None
+    flat = _columns(x, order).T if order else x if x.ndim == 2 else _rows(x)
     ones = xp.empty(flat.shape[0], x.dtype)
     ones.fill(1)
     return ones.dot(flat), x.shape

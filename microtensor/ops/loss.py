@@ -20,7 +20,7 @@ from microtensor.ops.elementwise import multiply, softplus
 from microtensor.ops.indexing import take
 from microtensor.ops.piecewise import maximum, sign
 from microtensor.ops.reduction import log_softmax, mean, sum
-from microtensor.ops.shape import reshape, transpose
+from microtensor.ops.shape import inverse, reshape, transpose
 
 REDUCTIONS = ("mean", "sum", "none", "trial")
 
@@ -203,11 +203,10 @@ def _positions(n: int) -> np.ndarray:
 
 
 def _cross_entropy_in_steps(
-    logits: Any, chosen: Any, weights: Any, axis: int, reduction: str
+    logits: Any, chosen: Any, weights: Any, order: tuple[int, ...], reduction: str
 ) -> Any:
     """The same loss in primitives: its composite."""
-    order = _classes_first(axis, logits.ndim)
-    flat = reshape(transpose(logits, order), (logits.shape[axis], -1))
+    flat = reshape(transpose(logits, order), (logits.shape[order[0]], -1))
     losses = -take(log_softmax(flat, axis=0), chosen) * weights
     rest = [logits.shape[i] for i in order[1:]]
     return reshape(losses, rest) if reduction == "none" else sum(losses)
@@ -215,9 +214,15 @@ def _cross_entropy_in_steps(
 
 @primitive(residuals=("probabilities", "shape"), composite=_cross_entropy_in_steps)
 def _cross_entropy(
-    xp: Any, logits: Array, *, chosen: Array, weights: Any, axis: int, reduction: str
+    xp: Any,
+    logits: Array,
+    *,
+    chosen: Array,
+    weights: Any,
+    order: tuple[int, ...],
+    reduction: str,
 ) -> Any:
-    x = logits.transpose(_classes_first(axis, logits.ndim))
+    x = logits.transpose(order)
     flat = xp.ascontiguousarray(x).reshape(x.shape[0], -1)
     centred = flat - flat.max(0)
     probabilities = xp.exp(centred)
@@ -235,14 +240,12 @@ def _cross_entropy_rule(
     shape: Any,
     chosen: Array,
     weights: Any,
-    axis: int,
+    order: tuple[int, ...],
 ) -> Any:
     scale = g.reshape(-1) * weights
     flat = probabilities * scale
     flat.reshape(-1)[chosen] -= scale
-    back = (*range(1, axis + 1), 0, *range(axis + 1, len(shape)))
-    lengths = (shape[axis], *shape[:axis], *shape[axis + 1 :])
-    return (flat.reshape(lengths).transpose(back),)
+    return (flat.reshape([shape[i] for i in order]).transpose(inverse(order)),)
 
 
 _cross_entropy.vjp_all(_cross_entropy_rule)
@@ -304,6 +307,10 @@ def cross_entropy(
     noted = modes.noting.get() is not None  # then what is looked for is noted (capture.py)
     host = labels if noted else known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
+    order = _classes_first(axis, ndim)
+    if ignored is None and weight is None and reduction in ("mean", "sum"):
+        order = backend.order_from(axis, array) or order  # the positions may come in any order
+        host = host.transpose([i - (i > axis) for i in order[1:]])
     flat = host.reshape(-1).astype(np.int64, copy=False)  # of uint8, products would wrap
     averaged = reduction in ("mean", "trial")
     trials = max(host.shape[0], 1) if reduction in ("none", "trial") and host.ndim else 1
@@ -325,7 +332,7 @@ def cross_entropy(
         logits,
         chosen=xp.asarray(flat * flat.size + _positions(flat.size)),
         weights=factors if isinstance(factors, float) else xp.asarray(factors),
-        axis=axis,
+        order=order,
         reduction="none" if reduction in ("none", "trial") else "sum",
     )
     if reduction == "trial" and losses.ndim > 1:

@@ -43,11 +43,12 @@ def _transpose(xp: Any, x: Array, *, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
 
-def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of axes that undoes another one."""
     return tuple(sorted(range(len(axes)), key=lambda i: axes[i]))
 
 
-_transpose.vjp("x", lambda g, axes: _transpose(g, axes=_inverse(axes)))
+_transpose.vjp("x", lambda g, axes: _transpose(g, axes=inverse(axes)))
 
 
 def transpose(x: Any, *order: Any, axes: Any = None) -> Any:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import microtensor as mt
 
@@ -20,6 +22,22 @@ def test_a_label_to_be_ignored_counts_for_nothing_with_and_without_weights():
         g = mt.grad(loss, x).numpy()
         np.testing.assert_array_equal(g[0], 0)
         np.testing.assert_allclose(g[1], np.exp(LOGS[1]) - [0, 0, 1], atol=1e-15)
+
+
+@given(order=st.permutations(range(3)), axis=st.integers(0, 2), values=st.data())
+def test_cross_entropy_is_the_same_in_whatever_order_the_scores_lie(order, axis, values):
+    rng = np.random.default_rng(values.draw(st.integers(0, 99)))
+    scores = rng.standard_normal((2, 3, 4))
+    labels = rng.integers(0, scores.shape[axis], np.delete(scores.shape, axis))
+    reduction = values.draw(st.sampled_from(["mean", "sum", "none"]))
+    laid = scores.transpose(order).copy().transpose(np.argsort(order))
+    found = []
+    for array in (scores, laid):
+        x = mt.tensor(array, requires_grad=True)
+        losses = mt.cross_entropy(x, labels, axis=axis, reduction=reduction)
+        found.append((losses.detach().numpy(), mt.grad(losses.sum(), x).numpy()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
 def test_a_label_to_be_ignored_may_be_one_of_the_classes_or_any_other_number():
@@ -129,9 +147,9 @@ def test_probabilities_of_another_shape_are_refused():
 @pytest.mark.parametrize("wrong", [-0.25, 1.25, 1.75, -1.0, np.nan])
 def test_what_is_no_probability_is_refused_in_tensors_and_in_arrays(wrong):
     p, target = np.array([0.5, wrong]), np.array([1.0, 0.0])
-    for given in (p, mt.tensor(p)):
+    for each in (p, mt.tensor(p)):
         with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-            mt.binary_cross_entropy(given, target)
+            mt.binary_cross_entropy(each, target)
 
 
 def test_the_ends_of_the_interval_are_probabilities():

@@ -4,6 +4,8 @@ import string
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import microtensor as mt
 from microtensor.testing import check_grads
@@ -41,6 +43,34 @@ def test_a_linear_map_of_all_kinds_of_shapes(shape, biased):
     wanted = x @ weight.T + (bias if biased else 0)
     np.testing.assert_allclose(mt.linear(*operands).numpy(), wanted, rtol=1e-13, atol=1e-15)
     check_grads(mt.linear, *operands, order=2)
+
+
+@given(values=st.data())
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_linear_map_of_features_that_lie_apart_copies_nothing(biased, values):
+    """They stay apart in the result, whatever the order of the other axes."""
+    lengths = [*values.draw(st.lists(st.integers(2, 4), min_size=2, max_size=3)), 3]
+    order, other = [
+        (len(lengths) - 1, *values.draw(st.permutations(range(len(lengths) - 1)))) for _ in range(2)
+    ]
+
+    def apart(order, length):
+        memory = numbers(*[[*lengths[:-1], length][i] for i in order])
+        return memory.transpose(np.argsort(order))
+
+    x, weight, bias = apart(order, 3), numbers(5, 3), numbers(5)
+    operands = [
+        mt.tensor(v, requires_grad=True) for v in ((x, weight, bias) if biased else (x, weight))
+    ]
+    out = mt.linear(*operands)
+    for cotangent in (apart(order, 5), apart(other, 5), numbers(*lengths[:-1], 5)):
+        gradients = mt.grad(out, operands, mt.tensor(cotangent), retain_graph=True)
+        rows, flat = cotangent.reshape(-1, 5), x.reshape(-1, 3)
+        wanted = [cotangent @ weight, rows.T @ flat, rows.sum(0)]
+        for g, expected in zip(gradients, wanted, strict=False):
+            np.testing.assert_allclose(g.numpy(), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(out.data, x @ weight.T + (bias if biased else 0), rtol=1e-12)
+    assert out.data.transpose(order).flags.c_contiguous
 
 
 @pytest.mark.parametrize("biased", [False, True])

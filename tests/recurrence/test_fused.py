@@ -754,3 +754,24 @@ def held_on_one_side(a, b, h):
 def test_a_clip_may_have_one_bound():
     rng = np.random.default_rng(3)
     compare(spread(nn.Recurrent(held_on_one_side, 3, 4, dtype="float64"), rng), rng, 5, 3)
+
+
+@pytest.mark.parametrize("time", [0, 1])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_an_output_lies_in_memory_as_its_longest_axis_is_written_at_once(time, bidirectional):
+    """A few numbers lie as a layer likes them that comes next; many are not moved."""
+
+    def order(hidden, batch, steps):
+        options = {"batch_first": bool(time), "bidirectional": bidirectional}
+        layer = nn.Recurrent(rnn_tanh, 2, hidden, **options)
+        shape = (batch, steps) if time else (steps, batch)
+        out = layer(mt.ones((*shape, 2)))[0].data
+        names = "BTH" if time else "TBH"
+        return "".join(sorted(names, key=lambda name: -out.strides[names.index(name)]))
+
+    with mt.recurrence.driver("arrays"):
+        assert order(hidden=2, batch=4, steps=3) == "HTB"
+        assert order(hidden=4, batch=4, steps=3) == "HTB"
+        assert order(hidden=4, batch=3, steps=2) == ("BTH" if time else "TBH")
+        assert order(hidden=2, batch=512, steps=64) == "HTB"
+        assert order(hidden=2, batch=512, steps=65) == "THB"

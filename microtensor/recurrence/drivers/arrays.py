@@ -44,7 +44,7 @@ SHORT = 2048  # numbers of a step; of fewer, what the Jacobian reads is first pu
 FEW = 8  # steps that are not worth writing the weights transposed
 FADING = 8  # steps after which a state that may fade is looked at
 LONG = 64  # sequences; with fewer, the steps of a block are joined for the weights' gradient
-ROOMY = 1 << 16  # numbers of an output that is laid out as the layer's user sees it
+ROOMY = 1 << 16  # numbers of an output that is laid out as what comes next likes it
 LINE = 64  # bytes of a cache line
 WAITING = 1 << 28  # bytes of plans that may wait for their next call
 
@@ -757,6 +757,20 @@ def _outside(value: Array, time: int) -> Array:
     return value.transpose((0, 2, 1) if time == 0 else (2, 0, 1))
 
 
+def _laid_out(value: Array, time: int) -> Array:
+    """A copy of all outputs, as the user's. Next, features are mixed of all steps at once.
+
+    Then they lie best apart, (·, T, B), or together, as the user sees them; what takes less time
+    to write is chosen. Where there are many, moving them at all would take longest.
+    """
+    if value.size > ROOMY:
+        return _outside(value.copy(), time)
+    if value.ndim == 3 and value.shape[1] <= value.shape[2]:
+        apart = value.transpose(1, 0, 2).copy()
+        return _outside(apart.transpose(1, 0, 2), time)
+    return _outside(value, time).copy()
+
+
 def _first_last(value: Array) -> Array:
     """(B, ·) as (·, B), or in a stack (K, B, ·) as (·, K, B): a view."""
     return value.T if value.ndim == 2 else value.transpose(2, 0, 1)
@@ -801,11 +815,7 @@ def forward(xp: Any, arrays: tuple[Array, ...], call: Call) -> tuple[tuple[Array
         plan.split(plan.over)[...] = xp.logical_not(_steps_first(call.valid, call.reverse))
     plan.run()
     outputs = plan.outputs[::-1] if call.reverse else plan.outputs
-    if outputs.size <= ROOMY:  # what is made of all steps next would be copied into this order
-        output = _outside(outputs, call.time).copy()
-    else:
-        output = _outside(outputs.copy(), call.time)
-    return (output, *[value.copy() for value in plan.last]), lease
+    return (_laid_out(outputs, call.time), *[value.copy() for value in plan.last]), lease
 
 
 def backward(
@@ -828,7 +838,7 @@ def backward(
     inner: Any = None
     outer: Any = None
     if needs[0]:
-        outer = xp.empty(arrays[0].shape, arrays[0].dtype)
+        outer = xp.empty_like(arrays[0])
         inner = _inside(outer, call.time, call.reverse)
     flowing = back.flowing
     for block in back.blocks:
