@@ -35,7 +35,7 @@ examples:
   python -m tasks run sin_cos --check               the document's settings; exit code 1 if missed
   python -m tasks run sin_cos --trials 3 --learning-rate 0.01 --out runs/faster
   python -m tasks report runs                       the table, published against ours, as Markdown
-  python -m tasks report runs --to docs/results.md  the same as a page with its figures beside it
+  python -m tasks report runs --to docs/results.md  a page, with figures and results beside it
 """
 
 

@@ -17,6 +17,8 @@ from tasks.harness import UsageError
 
 MADE = "<!-- Made by `python -m tasks report`, which writes it anew: change nothing here. -->"
 """The first line of a report, by which it is known."""
+FILES = ("result.json", "config.json")
+"""What a report is made of, beside figures."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,18 @@ def markdown(root: Path, *, figures: str = "") -> str:
 
 
 def write_page(root: Path, page: Path) -> None:
-    """Write the report as a page elsewhere, with its figures in a folder beside it.
+    """Write the report as a page elsewhere, with what it was made of in a folder beside it.
+
+    That folder is a folder of runs too: put a newer run into it, and the page can be made anew
+    from it, though the other runs are long gone.
 
     Parameters
     ----------
     root
         A folder of runs.
     page
-        The file, by custom NAME.md; the figures are copied to NAME/. Figures that only the report
-        that stood there before showed are removed.
+        The file, by custom NAME.md; figures, results and configurations are copied to NAME/. Those
+        that only the report that stood there before was made of are removed.
 
     Raises
     ------
@@ -183,17 +188,22 @@ def write_page(root: Path, page: Path) -> None:
     beside = page.with_suffix("")
     try:
         old = page.read_text(encoding="utf-8") if page.exists() else ""
+        kept = set()
         for run in _runs(root):
-            for figure in run.result["figures"]:
-                target = beside / run.folder / figure
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, (root / run.folder / figure).read_bytes())
+            for name in (*run.result["figures"], *FILES):
+                target = beside / run.folder / name
+                if name != "config.json" or run.config:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(target, (root / run.folder / name).read_bytes())
+                    kept.add(target)
         page.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(page, text.encode())
         if old.startswith(MADE):
             for link in _figure_links(old) - _figure_links(text):
                 if Path(link).parts[0] == page.stem and ".." not in Path(link).parts:
                     (page.parent / link).unlink(missing_ok=True)
+            for path in {path for name in FILES for path in beside.rglob(name)} - kept:
+                path.unlink()
     except OSError as error:
         raise UsageError(
             f"report --to {page}: {error.filename}: {error.strerror or error}"

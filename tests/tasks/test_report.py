@@ -170,6 +170,11 @@ def test_the_page_has_every_part_in_document_order(runs: Path) -> None:
     ) in text
 
 
+def test_the_committed_page_is_made_of_what_lies_beside_it() -> None:
+    page = Path(__file__).parents[2] / "docs" / "results.md"
+    assert page.read_text() == report.markdown(page.with_suffix(""), figures="results")
+
+
 def test_runs_of_one_experiment_are_told_apart(runs: Path, tasks_cli: Any) -> None:
     tasks_cli("run walk --preset quick --no-plots", runs)
     assert "### walk, preset quick\n" in report.markdown(runs)
@@ -202,6 +207,20 @@ def test_a_page_elsewhere_takes_its_figures_along(
     ]
     assert pictures[0].read_bytes() == (runs / "b" / "path.png").read_bytes()
     assert broken_links(page) == []
+    beside = page.with_suffix("")
+    assert report.markdown(beside, figures="results") == text.replace(
+        "Not finished, and not in this report: `d`.\n\n", ""
+    ), "the folder beside is one of runs, from which the page can be made again"
+    shutil.copytree(runs / "b", beside / "newer")
+    planted(beside / "newer", task="newer")
+    assert tasks_cli(f"report {beside} --to {page}").code == 0
+    assert "### newer" in page.read_text()
+    assert broken_links(page) == []
+    assert tasks_cli(f"report {runs} --to {page}").code == 0
+    assert page.read_text() == text
+    assert sorted(path.relative_to(beside).as_posix() for path in beside.rglob("*.json")) == [
+        f"{run}/{name}.json" for run in ("b", "c", "walk-document") for name in ("config", "result")
+    ]
     pictures[0].unlink()
     assert broken_links(page) == ["results/b/path.png"], "or else the line above says nothing"
 
