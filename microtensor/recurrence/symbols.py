@@ -257,7 +257,9 @@ def maximum(a: Symbol | float, b: Symbol | float) -> Symbol:
 
 
 def _plain(op: str) -> Callable[..., Symbol]:
-    return lambda *args: Symbol(op, *[lift(x) for x in args])
+    if op.startswith("logical"):
+        return lambda *args: Symbol(op, *[lift(x) for x in args])
+    return lambda *args: Symbol(op, *[lift(x).astype(_FLOAT) for x in args])
 
 
 class _Namespace:
@@ -298,6 +300,4 @@ def _no_numbers(value: Any) -> Any:
 
 xp = _Namespace()
 backend.namespaces[Symbol] = xp
-backend.by_type[Symbol] = backend.Backend(
-    "symbols", xp, Symbol, _no_numbers, _no_numbers, lambda symbol: 0
-)
+backend.by_type[Symbol] = backend.Backend("symbols", xp, Symbol, _no_numbers, _no_numbers, id)

@@ -11,6 +11,7 @@ chooses what these are: functions of one float, or of a register full of them.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -113,9 +114,7 @@ class _Printer:
     def fresh(self) -> str:
         """A name that nothing has."""
         taken = set(self.places.values())
-        return next(
-            name for i in range(len(taken) + 1) if (name := f"{self.prefix}{i}") not in taken
-        )
+        return next(name for i in itertools.count() if (name := f"{self.prefix}{i}") not in taken)
 
     def assign(self, name: str, value: Symbol) -> None:
         self.lines.append(f"{name} = {self.text(value)[0]}")
