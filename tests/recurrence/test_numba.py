@@ -324,7 +324,8 @@ def try_made_up(one, seed):
 @cell(gates=("a", "b"), state=("h", "m"))
 def many_operations(a, b, h, m):
     """Every operation that a cell may use and the cells above do not."""
-    x = mt.where((a > 0.1) & (b <= h) | (m == a), mt.clip(a, -0.5, 0.7), mt.minimum(a, b))
+    chosen = (a > 0.1) & (b <= h) | (m == a) | ((m < a) < (h < b))
+    x = mt.where(chosen, mt.clip(a, -0.5, 0.7), mt.minimum(a, b))
     y = mt.log(1.5 + mt.sin(b)) + mt.log1p(mt.exp(-mt.abs(h))) - mt.sqrt(1 + mt.square(m))
     z = mt.expm1(-mt.relu(b)) * mt.cos(a) + (1.1 + mt.tanh(b)) ** 1.7 / (2 + mt.sign(m))
     return mt.tanh(x + 0.1 * y - z), mt.maximum(x, 0.5 * z)
@@ -471,14 +472,16 @@ def test_what_was_handed_out_never_changes(kind, by):
         np.testing.assert_array_equal(host(value), before)
 
 
-def plan_of(one, dtype, hidden, steps=5, batch=3, inputs=4, general=False):
+def plan_of(
+    one, dtype, hidden, steps=5, batch=3, inputs=4, general=False, recorded=True, block_size=1
+):
     """A plan, and the numbers by their names that compiled code reads in it."""
     dtype = np.dtype(dtype)
     assert loops.prepare(one.program, dtype, hidden, general, False) is None
     width = loops.width_of(dtype, hidden)
     sizes = loops.Sizes(
         *(loops._loops(one.program, general), dtype, width, steps, batch, inputs, hidden),
-        *(0, False, True, 1, None),
+        *(0, False, recorded, block_size, None),
     )
     plan = loops.Plan(sizes.loops, sizes)
     return plan, dict(zip(printed.NUMBERS, plan.numbers.tolist(), strict=False))

@@ -156,7 +156,7 @@ class Plan:
         order = program.gate_order
         gates = self.places([name in cell.of_blocks for name in order])
         rows = gates[-1].stop
-        beside = [slice(rows + i * H, rows + (i + 1) * H) for i in range(len(program.beside))]
+        beside = [slice(rows, rows + H) for _ in program.beside]  # one at most
         self.gate_rows = dict(zip(program.kept, [*gates, *beside], strict=True))
         self.forward_runs, self.backward_runs = self.runs(), self.runs(back=True)
         ends = [0, *[where.stop for where in gates]]
@@ -333,8 +333,6 @@ class Plan:
             if self.program.fades:
                 for state in self.state.values():
                     self.flush(state[stop % len(state)])
-                if self.sizes.masked:
-                    self.flush(self.hx[stop, : self.F])
 
     def flush(self, c: Array) -> None:
         """Set to zero what is vanishingly small, below 1e-31 (float64: 1e-292).
@@ -453,7 +451,7 @@ class Way:
             self.scratch[name] = empty(plan.xp, shape, sizes.dtype)
         self.variables = program.loop_variables(loop)
         self.names = used(loop.inside, self.variables)
-        self.steps: dict[int, list[tuple[Any, ...]]] = {}  # of a stretch, the last one first
+        self.steps: dict[Any, list[tuple[Any, ...]]] = {}  # of a stretch, the last one first
 
 
 class Back:
@@ -584,14 +582,13 @@ class Back:
             else:
                 truths: Any = self.padding if kind == "over" else self.valid
                 truths = truths[t]
-                apart = several and self.sizes.block_size > 1
-                found.append(truths[:, None] if apart else truths)
+                found.append(truths[:, None] if self.sizes.block_size > 1 else truths)
         return tuple(found)
 
     def steps_of(self, plan: Plan, way: Way, start: int, stop: int) -> list[tuple[Any, ...]]:
         """The steps of a stretch, the last one first."""
         # Unless sequences end at times of their own, the views are those of any other block.
-        key = start if self.sizes.padded else start % self.length * (self.length + 1) + stop - start
+        key = (start if self.sizes.padded else start % self.length, stop - start)
         found = way.steps.get(key)
         if found is None:
             at = start % self.length - start
@@ -957,12 +954,8 @@ class _Weights:
             elif name in self.units:
                 found.append(self.sums[name])
             else:
-                pieces = self.pieces[name]
-                if len(pieces) == 1:
-                    found.append(pieces[0][1].copy())
-                    continue
                 gradient = self.xp.empty(weight.shape, self.total.dtype)
-                for at, piece in pieces:
+                for at, piece in self.pieces[name]:
                     gradient[at] = piece
                 found.append(gradient)
         return found

@@ -100,7 +100,7 @@ def common_source(dtype: str, width: int, rows: int) -> str:
         for i, v in cells:
             value = " + ".join([f"c{i}_{v}_{u}" for u in range(sums)])
             place = f"at + {i} * c_row + {v * width}"
-            write += [f"c{i}_{v}_0 = {value}"] if sums > 1 else []
+            write += [f"c{i}_{v}_0 = {value}"]
             write += ["if more:", f"    c{i}_{v}_0 = load(m, {place}) + c{i}_{v}_0"]
             write += [f"store(m, {place}, c{i}_{v}_0)"]
         lines.extend(["    " * 3 + line for line in write])

@@ -184,7 +184,7 @@ class Plan:
         whole = [move for group in moves.values() for move in group]
         self.moves = np.array(whole, np.int64)
         # The two of them that read sequences, and how these lay in memory when last looked at.
-        self.reading = [row for row, move in enumerate(whole) if move.n_i < 0][::2]
+        self.reading = [row for row, move in enumerate(whole) if move.n_i == -1][::2]
         self.strides: list[Any] = [None, None]
         numbers = [at[name] for name in NUMBERS] + [0] * len(arrays_of(cell, backward=True))
         self.numbers = np.empty((*lead, len(numbers)), np.int64)  # a trial puts addresses into them

@@ -36,7 +36,6 @@ class Judged(NamedTuple):
 def judge(problem: Any, net: Array, targets: Array, used: Array) -> Judged:
     """Outputs, loss and its gradient; `used` (K, S) are the steps that count."""
     there = used[:, :, None]
-    net = np.where(there, net, 0)
     if problem.output == "linear":
         y = net
     elif problem.output == "sigmoid":
