@@ -49,17 +49,17 @@ def layer_of(one, inputs=3, hidden=4, **options):
     return nn.Recurrent(one, inputs, hidden, block_size=block_size, dtype="float64", **options)
 
 
-def plan_after(layer, steps, batch, inputs=False, recorded=True, lengths=None):
+def plan_after(layer, steps, batch, inputs=False, recorded=True, dtype="float64"):
     """The plan of a layer's call, and what its backward pass needs."""
     arrays._waiting.clear()
-    x = mt.ones((steps, batch, layer.input_size), dtype="float64", requires_grad=inputs)
+    x = mt.ones((steps, batch, layer.input_size), dtype=dtype, requires_grad=inputs)
     if recorded:
-        output, _ = layer(x, None, lengths)
+        output, _ = layer(x)
         mt.sum(output).backward()
         del output
     else:
         with mt.no_grad():
-            layer(x, None, lengths)
+            layer(x)
     (plan,) = [plan for plans in arrays._waiting.values() for plan in plans]
     return plan, plan._back.get(inputs)
 
@@ -355,26 +355,43 @@ def keras_like(f, i, c):
     return mt.tanh(c), c
 
 
+@cell(gates=("f", "i"), state=("h", "c"))
+def never_off(f, i, c):
+    c = mt.sigmoid(f) * c + mt.softplus(i)
+    return mt.tanh(c), c
+
+
+@pytest.mark.parametrize("length", [8, 64])
 @pytest.mark.parametrize("dropped", [0.0, 0.3])
-def test_a_memory_that_fades_does_not_end_among_the_subnormal_numbers(dropped):
+@pytest.mark.parametrize("one", [keras_like, never_off], ids=lambda one: one.name)
+def test_a_memory_that_fades_does_not_end_among_the_subnormal_numbers(
+    one, dropped, length, monkeypatch
+):
+    monkeypatch.setattr(arrays, "LONGEST", length)
     steps, hidden = 203, 3
-    layer = nn.Recurrent(
-        keras_like, 2, hidden, recurrent_dropout=dropped, generator=mt.Generator(0)
-    )
+    layer = nn.Recurrent(one, 2, hidden, recurrent_dropout=dropped, generator=mt.Generator(0))
     layer.weight_hh_l0.data *= 0.1
     layer.bias_ih_l0.data[hidden:] = -100  # nothing comes in
     x = mt.tensor(np.ones((steps, 2, 2), "float32"))
     state = [mt.tensor(np.ones((1, 2, hidden), "float32"), requires_grad=True) for _ in range(2)]
     output, last = layer(x, tuple(state))
-    mt.sum(output[-1]).backward()
-    mt.sum(output[0])
+    gradient = mt.grad(mt.sum(last[1]), state[1])
     del output
     smallest = np.finfo("float32").smallest_normal
-    for plan in [plan for plans in arrays._waiting.values() for plan in plans]:
-        (back,) = plan._back.values()
-        for met in (plan.state["c"], plan.hx, back.own["c"]):
-            assert np.abs(met[met != 0]).min(initial=1) > smallest
+    (plan,) = [plan for plans in arrays._waiting.values() for plan in plans]
+    (back,) = plan._back.values()
+    for met in (back.own["c"], *([plan.state["c"]] if one is keras_like else [])):
+        assert np.abs(met[met != 0]).min(initial=1) > smallest
+    assert np.all(gradient.numpy() == 0)
     assert np.all(last[1].detach().numpy() == 0)
+
+
+def test_below_which_number_all_is_zero():
+    for dtype, least in (("float32", -104), ("float64", -973)):
+        plan, _ = plan_after(nn.RNN(2, 3, dtype=dtype), 2, 1, dtype=dtype)
+        values = np.array([0.5, 1, 1.5, 4], dtype) * np.asarray(2.0**least, dtype)
+        plan.flush(values)
+        assert np.flatnonzero(values).tolist() == [2, 3]
 
 
 def test_the_last_cotangent_alone_is_heard():
@@ -496,18 +513,27 @@ def test_weights_lie_as_the_product_of_so_many_steps_wants_them(steps):
     assert back.weight.flags.f_contiguous
 
 
-@pytest.mark.parametrize(("steps", "as_seen"), [(64, True), (65, False)])
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_a_large_output_stays_in_the_order_in_which_it_arises(steps, as_seen, batch_first):
-    """64 steps of 64 sequences and 16 units: 65,536 numbers."""
+@pytest.mark.parametrize(
+    ("steps", "batch", "order"),
+    [
+        (8, 15, "tbh"),
+        (8, 16, "htb"),
+        (64, 64, "htb"),
+        (65, 64, "thb"),
+        (512, 8, "tbh"),
+        (513, 8, "thb"),
+    ],
+)
+def test_outputs_lie_as_what_comes_next_likes_it(steps, batch, order, batch_first):
+    """With 16 units; from 65,536 numbers on they stay as they arise."""
     layer = nn.RNN(1, 16, batch_first=batch_first)
-    x = mt.ones((64, steps, 1) if batch_first else (steps, 64, 1))
+    x = mt.ones((batch, steps, 1) if batch_first else (steps, batch, 1))
     with mt.no_grad():
         output = layer(x)[0].numpy()
-    assert output.flags.c_contiguous is as_seen
-    if not as_seen:
-        order = np.argsort(output.strides)[::-1].tolist()
-        assert order == ([1, 2, 0] if batch_first else [0, 2, 1])
+    axes = "bth" if batch_first else "tbh"
+    order = axes if order == "tbh" else order
+    assert output.transpose([axes.index(axis) for axis in order]).flags.c_contiguous
 
 
 def test_inputs_are_transposed_sixteen_steps_at_a_time():
@@ -696,10 +722,50 @@ def test_buffers_are_made_anew_only_for_longer_sequences():
         assert driver._buffers.keys() <= {(False, False)}, "sequences that are all as long"
     assert [buffers.capacity for buffers in made] == [32, 64]
     assert [buffers.length for buffers in made] == [32, 32]
+    assert all(buffers.plan.over is buffers.back.valid is None for buffers in made)
+    assert not any(buffers.back.inputs for buffers in made), "no gradient of inputs"
     (padded,) = list(online("arrays", lengths=True))[-1]._buffers
     assert padded == (False, True)
     (symbols,) = list(online("arrays", symbols=True))[-1]._buffers
     assert symbols == (True, False)
+
+
+@pytest.mark.parametrize("fed", ["c", "h"])
+def test_what_fades_while_learning_does_not_end_among_the_subnormal_numbers(fed):
+    """Half of it goes at every step, and what is left is looked at between two blocks."""
+
+    @cell(gates=("i",), state=("h", "c"), feeds=(fed,))
+    def halving(i, h, c):
+        return mt.tanh(i) + c, 0.5 * c
+
+    shapes = {"weight_ih": (1, 1), "weight_hh": (1, 1), "readout_weight": (1, 1)}
+    weights = {name: np.full((2, *shape), 0.0, "float32") for name, shape in shapes.items()}
+    weights["readout_weight"][...] = 1
+    x = np.ones((2, 1, 140, 1), "float32")
+    run = fit_online(halving, weights, [(x, np.ones((2, 1, 1), "float32"))], 0.1, driver="arrays")
+    next(run)
+    (buffers,) = run._driver._buffers.values()
+    arrived = buffers.back.own["c"]
+    assert np.abs(arrived[arrived != 0]).min(initial=1) > np.finfo("float32").smallest_normal
+
+
+def test_a_trial_that_has_diverged_and_begins_anew_is_well():
+    """What the longer sequences before have left in the buffers is not met again."""
+    p = changed(PLAIN, sizes=(2, 1, 40, 2, 4, 1), lengths=False)
+    weights, chunk, _ = build_online(p)
+    start = {name: value.copy() for name, value in weights.items()}
+    short = chunk._replace(inputs=chunk.inputs[:, :, :5])
+    options = {"block_size": 2, "driver": "arrays"}
+    run = fit_online(KINDS["blocks"], weights, [chunk, chunk, short], [0.1, 1e200], **options)
+    for _ in range(2):
+        next(run)
+    for name, value in weights.items():
+        value[...] = start[name]
+    run.lr[...] = 0.1
+    next(run)
+    next(fit_online(KINDS["blocks"], start, [short], 0.1, **options))
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, start[name])
 
 
 def test_what_only_measures_does_not_learn(monkeypatch):

@@ -391,9 +391,9 @@ class Lesson:
         buffers, F = self.buffers, self.plan.F
         whole = -(-T // BLOCK) * BLOCK
         dz, seen = buffers.dz[:, :whole], buffers.seen[:, :whole]
-        dz[:, T:] = 0
         seen[:, :T] = self.plan.hx[:T].transpose(2, 0, 1)
-        seen[:, T:] = 0
+        for part in (dz, seen):  # both: a number that is none would stay one beside a zero
+            part[:, T:] = 0
         K = len(seen)
         shares = np.matmul(
             dz.reshape(K, -1, BLOCK, dz.shape[2]).transpose(0, 1, 3, 2),
