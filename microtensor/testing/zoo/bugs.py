@@ -351,7 +351,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="A cube, turned",
         program=programs.turned,
         inputs=_fixed(x=[[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]),
-        edits=(Edit(_SHAPE, "_transpose(g, axes=_inverse(axes))", "_transpose(g, axes=axes)"),),
+        edits=(Edit(_SHAPE, "_transpose(g, axes=inverse(axes))", "_transpose(g, axes=axes)"),),
         verdict="wrong_gradient",
         cause="transpose",
         hints=(
@@ -361,7 +361,7 @@ ENTRIES: tuple[Entry, ...] = (
             "Turn a cube once, and again in the same direction. Is it back?",
         ),
         solution="ops/shape.py: the rule of `transpose` moved the axes of the cotangent in the "
-        "same order again, and must undo it, `_inverse(axes)`. Exchanging two axes is its own "
+        "same order again, and must undo it, `inverse(axes)`. Exchanging two axes is its own "
         "inverse; moving three axes in a circle is not.",
     ),
     Entry(
