@@ -287,10 +287,13 @@ def test_training_keeps_nothing_of_a_step():
         return nodes(), sys.getallocatedblocks()  # after the last step: of it there is the graph
 
     steps(50)  # until caches are filled
-    few, blocks = steps(1)
-    many, more_blocks = steps(150)
-    assert few == many
-    assert more_blocks - blocks < 75  # a single object kept of each step would be 150
+    grown = []
+    for _ in range(5):  # what other threads take in the meantime counts too, but not every time
+        few, blocks = steps(1)
+        many, more_blocks = steps(150)
+        assert few == many
+        grown.append(more_blocks - blocks)
+    assert min(grown) < 75  # a single object kept of each step would be 150
 
 
 # -- truncated windows

@@ -256,7 +256,7 @@ def test_a_decorated_function_runs_in_several_threads_at_once(switch):
     @switch()
     def work(name):
         entered[name].set()
-        leave[name].wait(10)
+        leave[name].wait(120)
 
     def run(name):
         before = modes.current.get()
@@ -270,10 +270,10 @@ def test_a_decorated_function_runs_in_several_threads_at_once(switch):
     threads = {name: threading.Thread(target=run, args=(name,)) for name in "ab"}
     for name, thread in threads.items():
         thread.start()
-        assert entered[name].wait(10)
+        assert entered[name].wait(120)
     for name, thread in threads.items():
         leave[name].set()
-        thread.join(10)
+        thread.join(120)
     assert not faults
 
 

@@ -592,7 +592,7 @@ def test_a_chunk_is_drawn_ahead_in_another_thread():
     run = fit_online(own, weights, draw, 0.1, driver="arrays")
     assert not drawn
     next(run)
-    assert second.wait(10)
+    assert second.wait(120)
     assert len(list(run)) == 2
     assert len(drawn) == 4
     assert threading.current_thread() not in drawn
