@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recurrence.interpreted import interpreted
 from recurrence.layers import own_cell
 from recurrence.test_fused import DOCUMENTED, cells, compare
-from recurrence.test_numba import DECLARED, plan_of
+from recurrence.test_numba import DECLARED, has_a_gate_apart_between_two, plan_of
 from recurrence.test_online import BLOCKS, KINDS, PLAIN, changed
 from recurrence.test_online import build as build_online
 
@@ -30,7 +30,7 @@ from microtensor.recurrence import (
 from microtensor.recurrence.drivers import arrays, compiled, online_arrays, online_loops
 from microtensor.recurrence.drivers import loops as printed
 from microtensor.recurrence.drivers import numba as loops
-from microtensor.recurrence.drivers.printing import Printer
+from microtensor.recurrence.drivers.printing import DEAR, Printer
 from microtensor.recurrence.symbols import Symbol
 
 EVERY = list(dict.fromkeys([*DOCUMENTED, own_cell, *DECLARED]))
@@ -224,6 +224,39 @@ def test_bounds_of_units_are_arrays_and_those_of_blocks_are_numbers():
         assert bound.startswith("k" if few & {value, out} else "full"), forward
 
 
+@given(one=cells(blocks=True))
+def test_only_what_is_dear_is_kept_and_nothing_twice(one):
+    program = one.program
+    new = {value for value in program.derivation.new.values() if value.op != "input"}
+    kept = set(printed.Loops(program, False).stored)
+    assert {value.op for value in kept} <= {*DEAR, "input"}
+    assert {value.args[0] for value in kept if value.op == "input"} <= {
+        *program.derivation.products
+    }
+    assert not kept & new
+    kept = program.stored_values
+    assert {value.op for value in kept} <= DEAR
+    assert not kept & (new | {*program.activated})
+
+
+@pytest.mark.parametrize(
+    ("one", "pieces"),
+    [
+        (rnn_tanh, [(0, 1, 0, "")]),
+        (lstm, [(0, 4, 0, "")]),
+        (gru, [(0, 2, 0, ""), (2, 3, 2, "h"), (3, 4, 2, "x")]),
+        (
+            has_a_gate_apart_between_two,
+            [(0, 1, 0, ""), (1, 2, 2, ""), (2, 3, 1, "h"), (3, 4, 1, "x")],
+        ),
+        (memory_cell, [(0, 1, 0, ""), (1, 2, 1, ""), (2, 3, 2, "")]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_rows_that_stand_together_move_together(one, pieces):
+    assert printed.Loops(one.program, False).pieces == pieces
+
+
 @each_cell
 def test_only_a_state_that_may_fade_is_looked_at_in_compiled_loops(one):
     forward = printed.Loops(one.program, general=False).source().partition("def backward")[0]
@@ -341,9 +374,10 @@ def test_what_may_fade_is_looked_at_once_in_eight_steps(length, monkeypatch):
 
 
 def test_a_state_that_may_fade_is_looked_at_once_in_eight_steps():
-    for one in (rnn_relu, gru, keras_like):
+    for one, fades in ((rnn_relu, False), (gru, False), (keras_like, True)):
         plan, _ = plan_after(layer_of(one), 19, 2)
-        stops = [8, 16, 19] if one.program.fades else [19]
+        assert one.program.fades is fades
+        stops = [8, 16, 19] if fades else [19]
         assert [stop for stop, _ in plan.parts] == stops
         assert [step for _, steps in plan.parts for step in steps] == plan.steps
 
@@ -579,7 +613,8 @@ def test_memory_is_laid_out_without_gaps(one, sizes, general, recorded):
     T, B, H, I = sizes
     size = 2 if one.per_block else 1
     H *= size
-    with interpreted():
+    with interpreted(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "_shares", lambda *given: [given])
         plan, n = plan_of(one, "float64", H, T, B, I, general, recorded=recorded, block_size=size)
     cell, own = one, plan.sizes.loops
     P, X, F, M, C = [n[name] for name in "PXFMC"]
@@ -615,6 +650,7 @@ def test_memory_is_laid_out_without_gaps(one, sizes, general, recorded):
         at += count + -count % 16
     assert plan.memory.shape == (at,)
     assert plan.nbytes == plan.memory.nbytes
+    assert plan.shares == [(None, T * B * M * F)], "multiplications of a trial"
     assert [array.size for array in plan.nothing] == [1, 0, 0, 0]
     assert [array.ndim for array in plan.nothing] == [0, 1, 2, 3]
 
@@ -658,13 +694,40 @@ def test_a_product_fills_the_registers(register, rows):
     assert list(texts)[:2] == ["common_float32x8", "lstm"]
     assert list(texts)[2:] == [f"online_float32x{register // 4}", "online_lstm"]
     common = texts["common_float32x8"]
-    found = [int(row) for row in re.findall(r"\bc(\d+)_1_0 = real", common)]
-    assert max(found) == rows - 1
-    assert {int(part) for part in re.findall(r"\bc0_0_(\d+) = real", common)} == {0, 1, 2, 3}
+    tiles = []  # rows, lanes, and partial sums
+    for part in common.split("at = c + r")[:-1]:
+        found = re.findall(r"\bc(\d+)_(\d+)_(\d+) = real", part)
+        tiles.append(tuple([1 + max(map(int, axis)) for axis in zip(*found, strict=True)]))
+    assert tiles == [(rows, 2, 1), (rows, 1, 1), (1, 4, 1), (1, 1, 4)]
     assert "// 1)" not in common
     assert "% 1)" not in common
     names = "float32", register // 4, register // 2, list(texts)[2]
     assert online_loops.Loops(lstm).source(*names) == texts["online_lstm"]
+
+
+def test_what_a_call_needs_is_found_out_and_compiled_once():
+    @cell(gates=("a",))
+    def fresh(a, h):
+        return mt.tanh(a) + 0.1 * h
+
+    looked, made = [], []
+    sizes = loops._sizes
+    with interpreted(), pytest.MonkeyPatch.context() as patch, mt.recurrence.driver("numba"):
+        load = compiled.load
+        patch.setattr(loops, "_sizes", lambda *given: looked.append(given) or sizes(*given))
+        patch.setattr(compiled, "load", lambda *given: made.append(given[0]) or load(*given))
+        for one in (layer_of(fresh), layer_of(fresh)):
+            x = mt.ones((3, 2, 3), dtype="float64")
+            one(x)
+            one(x)
+            looked.clear()
+            one(x)
+            assert not looked
+        assert made == ["common_float64x4", "fresh"], "once for each cell"
+        stack = nn.stack([layer_of(fresh), layer_of(fresh)])
+        for _ in range(2):
+            stack(mt.ones((2, 3, 2, 3), dtype="float64"))
+        assert made[2:] == ["fresh_stack"]
 
 
 def test_a_name_that_is_none_of_a_file_is_not_used():
@@ -730,8 +793,9 @@ def test_buffers_are_made_anew_only_for_longer_sequences():
     assert symbols == (True, False)
 
 
+@pytest.mark.parametrize("name", ["arrays", "numba"])
 @pytest.mark.parametrize("fed", ["c", "h"])
-def test_what_fades_while_learning_does_not_end_among_the_subnormal_numbers(fed):
+def test_what_fades_while_learning_does_not_end_among_the_subnormal_numbers(fed, name):
     """Half of it goes at every step, and what is left is looked at between two blocks."""
 
     @cell(gates=("i",), state=("h", "c"), feeds=(fed,))
@@ -742,10 +806,15 @@ def test_what_fades_while_learning_does_not_end_among_the_subnormal_numbers(fed)
     weights = {name: np.full((2, *shape), 0.0, "float32") for name, shape in shapes.items()}
     weights["readout_weight"][...] = 1
     x = np.ones((2, 1, 140, 1), "float32")
-    run = fit_online(halving, weights, [(x, np.ones((2, 1, 1), "float32"))], 0.1, driver="arrays")
-    next(run)
-    (buffers,) = run._driver._buffers.values()
-    arrived = buffers.back.own["c"]
+    chunks = [(x, np.ones((2, 1, 1), "float32"))]
+    with interpreted():
+        run = fit_online(halving, weights, chunks, 0.1, driver=name)
+        next(run)
+    if name == "numba":
+        (arrived,) = run._driver.memory
+    else:
+        (buffers,) = run._driver._buffers.values()
+        arrived = buffers.back.own["c"]
     assert np.abs(arrived[arrived != 0]).min(initial=1) > np.finfo("float32").smallest_normal
 
 
@@ -856,6 +925,16 @@ def test_as_many_columns_are_updated_at_once_as_there_are_registers_for(one, reg
         assert width in (1, 2, 4)
         assert width == 1 or (width + 1) * size < registers
         assert width == 4 or (2 * width + 1) * size >= registers
+
+
+@pytest.mark.parametrize(("dtype", "faint"), [("float32", -80), ("float64", -920)])
+def test_how_faint_a_number_of_compiled_loops_is(dtype, faint):
+    texts = (
+        online_loops.Loops(lstm).source(dtype, 4, 16, "common"),
+        printed.Loops(keras_like.program, False).source(dtype, 4, "common"),
+    )
+    for text in texts:
+        assert set(re.findall(r"faint = real\((.*)\)", text)) == {f"2.0**{faint}"}
 
 
 def test_a_thread_that_draws_ends_with_the_program():

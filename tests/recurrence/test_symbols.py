@@ -2,6 +2,7 @@
 
 import ast
 import operator
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -204,27 +205,49 @@ def is_in_its_simplest_form(part):
             assert 0 not in numbers
 
 
+def is_printed_well(lines):
+    """Nothing twice, no needless or missing bracket, and names only where they serve."""
+    seen, right = set(), ""
+    for line in lines:
+        statement = ast.parse(line)
+        assert ast.unparse(statement) == line
+        right += line.partition(" = ")[2] + "\n"
+        for node in ast.walk(statement):
+            operation = isinstance(node, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call))
+            text = ast.unparse(node)
+            if operation and re.search(r"\b([ab]|[tz]\d+)\b", text):  # not a number
+                assert text not in seen, "printed twice"
+                seen.add(text)
+    for line in lines:
+        name, _, value = line.partition(" = ")
+        uses = len(re.findall(rf"\b{name}\b", right))
+        assert name.startswith("z") or uses > 1 or (uses == 1 and len(value) > 72)
+
+
 @settings(max_examples=200)
-@given(tree=EXPRESSIONS)
-def test_an_expression_is_simplified_printed_and_still_the_same(tree):
-    """Exactly: on fractions. Nothing is left to fold, and no bracket is needless or missing."""
+@given(trees=st.lists(EXPRESSIONS, min_size=1, max_size=3))
+def test_expressions_are_simplified_printed_and_still_the_same(trees):
+    """Exactly: on fractions."""
     names = {"x": x, "y": y}
-    symbol = symbols.lift(
-        computed(tree, lambda name: getattr(xp, name), lambda leaf: names.get(leaf, leaf))
-    )
-    for part in parts([symbol]):
+    targets = {
+        f"z{i}": symbols.lift(
+            computed(tree, lambda name: getattr(xp, name), lambda leaf: names.get(leaf, leaf))
+        )
+        for i, tree in enumerate(trees)
+    }
+    for part in parts(targets.values()):
         if part.op not in ("input", "constant"):
             is_in_its_simplest_form(part)
-    lines = scalars.statements([("z", symbol)], {x: "a", y: "b"})
-    for line in lines:
-        assert ast.unparse(ast.parse(line)) == line
+    lines = scalars.statements(list(targets.items()), {x: "a", y: "b"})
+    is_printed_well(lines)
     for a, b in ((Fraction(3, 2), Fraction(-1, 4)), (Fraction(1), Fraction(1))):
         space = {"a": a, "b": b, "real": Fraction, **ARITHMETIC, "logical_not": operator.not_}
         exec("\n".join(lines), space)
         leaves = {"x": a, "y": b}
-        assert space["z"] == computed(
-            tree, ARITHMETIC.get, lambda leaf, leaves=leaves: leaves.get(leaf) or Fraction(leaf)
-        )
+        for target, tree in zip(targets, trees, strict=True):
+            assert space[target] == computed(
+                tree, ARITHMETIC.get, lambda leaf, leaves=leaves: leaves.get(leaf) or Fraction(leaf)
+            )
 
 
 def test_a_number_is_asked_for_and_there_is_none():

@@ -63,8 +63,6 @@ def statements(
     for part in order:
         for argument in part.args:
             uses[argument] = uses.get(argument, 0) + 1
-    for _, value in copies:
-        uses[value] = uses.get(value, 0) + 2
     for part in order:
         if part in wanted:
             printer.assign(wanted[part], part)
