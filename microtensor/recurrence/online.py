@@ -374,7 +374,7 @@ def _check_weights(cell: Cell, weights: Mapping[str, Array], block_size: int) ->
         raise ValueError(f"fit_online: {locked} are read-only, and weights are trained in place")
     shape = {name: value.shape for name, value in weights.items()}
     for name in ("weight_ih", "weight_hh", "readout_weight"):
-        empty = 0 in shape[name][: 2 if name == "weight_hh" else 3]
+        empty = 0 in (shape[name][:2] if name == "weight_hh" else shape[name])
         if len(shape[name]) != 3 or empty:
             raise ValueError(
                 f"fit_online: {name} must have three axes, of which the first is the trials' and "

@@ -206,6 +206,12 @@ def test_rows_that_one_product_takes_stand_together(one):
     assert {*program.rows[low:high]} >= {*program.gate_rows} - halves
     assert not halves & {program.rows[low], program.rows[high - 1]}
     assert sorted(program.rows) == sorted(program.derivation.inputs)
+    for value in program.derivation.order[:2]:  # what it is multiplied with, by one call
+        own = [name for name in program.rows if program.sources[name][:1] == [value]]
+        at = [program.row[name] for name in own]
+        whole = not own or at == list(range(at[0], at[0] + len(at)))
+        silent = any(not program.sources[name] for name in program.gate_rows)
+        assert whole or silent or len(program.derivation.order) > 2
 
 
 def test_bounds_of_units_are_arrays_and_those_of_blocks_are_numbers():
@@ -324,6 +330,7 @@ def test_what_a_backward_pass_keeps(one, inputs, monkeypatch):
     first = program.gates_at
     low, high = (first, first + len(program.gate_rows)) if inputs else program.heard
     assert back.weight.shape == (F + 3 * inputs, sum(rows[low:high]))
+    assert all(target.size for target, _ in back._copies), "copies of nothing"
     (way,) = back._ways.values()
     loop = way.loop.buffers
     assert {name: buffer.size for name, buffer in way.scratch.items()} == {
@@ -515,7 +522,11 @@ def test_what_needs_no_gradient_costs_no_product():
         arrays._waiting.clear()
         mt.sum(layer(x)[0]).backward()
         (plan,) = [plan for plans in arrays._waiting.values() for plan in plans]
-        assert plan._back[True].total.product is product
+        total = plan._back[True].total
+        assert total.product is product
+        assert dict(zip(total.names, total.needs, strict=True)) == {
+            name: wanted == f"{name}_l0" for name in total.names
+        }
 
 
 def test_weights_are_looked_at_anew_only_where_they_are_others():
@@ -776,6 +787,14 @@ def test_a_sequence_is_summed_in_as_many_blocks_as_it_has(last, monkeypatch):
     blocks = [4, 1, 1, 2, 2]
     assert summed[1::2] == blocks
     assert summed[::2] == ([1] * 5 if last else blocks)
+
+
+def test_outputs_are_kept_only_if_they_are_wanted():
+    p = changed(PLAIN, sizes=(2, 1, 3, 2, 4, 1))
+    weights, chunk, _ = build_online(p)
+    for options, wanted in (({}, False), ({"outputs": True}, True)):
+        run = fit_online(KINDS["blocks"], weights, [chunk], 0.1, block_size=2, **options)
+        assert (next(run).outputs is not None) is wanted
 
 
 def test_buffers_are_made_anew_only_for_longer_sequences():

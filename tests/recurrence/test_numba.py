@@ -812,6 +812,18 @@ def test_the_store_is_filled_once_and_mends_itself(tmp_path):
 
 
 @pytest.mark.numba
+def test_what_is_compiled_lies_in_the_folder_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROTENSOR_CACHE", str(tmp_path / "new"))
+    monkeypatch.setattr(compiled, "_loaded", {})
+    module = compiled.load("adding", SOURCE)
+    assert Path(module.__file__).read_text() == SOURCE
+    assert [path.suffix for path in sorted((tmp_path / "new").iterdir())] == ["", ".py"]
+    monkeypatch.setattr(compiled, "_loaded", {})
+    again = compiled.load("adding", SOURCE)
+    assert sum(again.add.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.numba
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path):
     (tmp_path / "file").write_text("")
     hits, file = ends_well(start(tmp_path / "file" / "below"))

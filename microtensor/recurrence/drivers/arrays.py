@@ -295,8 +295,8 @@ class Plan:
         view = program.views[name]
         if view.buffer == "kept":
             first = self.gate_rows[view.name].start
-            rows = slice(first, first + view.several * self.sizes.hidden)
-            return self.apart(self.kept[t % len(self.kept), rows], False, view.several)
+            rows = slice(first, first + 2 * self.sizes.hidden)
+            return self.apart(self.kept[t % len(self.kept), rows], False, 2)
         if view.buffer == "gates":
             return self.apart(z[self.gate_rows[view.name]], view.name in of_blocks)
         if view.buffer == "values":
@@ -629,7 +629,7 @@ class Back:
             source = plan.kept[start:stop].reshape(n, len(kept), *unit).swapaxes(0, 1)
             copies.append((self.taken[: len(kept), :n], source))
         for i, view in enumerate(views):
-            if view is None or view.buffer in ("unit", "values"):
+            if view is None:
                 continue
             if together and view.name in kept and not view.later:
                 arrays[i] = self.taken[kept.index(view.name), :n]
@@ -670,20 +670,20 @@ class Back:
 
     def hand_over(self, plan: Plan, n: int, carried: list[Array]) -> None:
         """After a block of n steps: what goes on to the block before."""
-        for name, own in self._kept():
+        for own in self._kept():
             own[self.length] = own[0]
-            if name not in self.program.written and n < self.length:
+            if n < self.length:
                 own[n] = 0
 
     def flush(self, plan: Plan, k: int, carried: list[Array]) -> None:
         """What step k of the block hands to the step before."""
-        for d in (*carried, *[own[k] for _, own in self._kept()]):
+        for d in (*carried, *[own[k] for own in self._kept()]):
             plan.flush(d)
 
-    def _kept(self) -> list[tuple[str, Array]]:
+    def _kept(self) -> list[Array]:
         """The cotangents of those values of the state that are not carried by the product."""
         kept = [name for name in self.program.cell.state if name not in self.program.carried]
-        return [(name, self.own[name]) for name in kept]
+        return [self.own[name] for name in kept]
 
     def _columns(self, plan: Plan) -> list[tuple[slice, slice, str]]:
         """Runs of gates: their columns in `weight`, their rows in the weights, and their kind."""

@@ -207,10 +207,9 @@ class Joint(NamedTuple):
 class View(NamedTuple):
     """A piece of a buffer: which buffer, whose rows of it, and whether of the step after."""
 
-    buffer: str  # "gates", "values", "state", "unit"; "kept": gates, and what stands behind them
+    buffer: str  # "gates", "values", "state", "unit"; "kept": two gates, or one and what is beside
     name: str  # of the first
     later: bool = False
-    several: int = 1
 
 
 class Statement(NamedTuple):
@@ -382,7 +381,7 @@ class Program:
             variable = f"{self.names[first]}{self.names[second]}"[:-1]
             while variable in self.views:
                 variable += "_"
-            self.views[variable] = View("kept", first, several=2)
+            self.views[variable] = View("kept", first)
             variables.append(variable)
         statement = f"multiply({', '.join(variables)}, both)"
         self.joint = {one: Joint(statement, "both0"), other: Joint(statement, "both1")}
@@ -478,7 +477,6 @@ class Program:
         """The loop forward over all steps."""
         lines = []
         names = [name for name in self.step_views if name in words(self.step_lines)]
-        names += [f"{self.names[n]}new" for n in self.cell.state if masked or padded]
         names += [self.names[n] for n in self.cell.state if padded]
         unpack = ["hx", "z", "zt", "zs", *dict.fromkeys(names)]
         lines.append("product(hx, z)")
