@@ -256,6 +256,7 @@ def test_a_stack_is_the_loop(
         started = in_threads(patch, at_once)
         mine, theirs = both_ways(layer, x, state, lengths, chosen, All(generators), "numba")
         assert bool(started) is at_once
+        assert plans(), "it has run on arrays"
     for name, value in theirs.items():
         close(mine[name], value, name)
 
