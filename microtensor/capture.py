@@ -22,23 +22,23 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from microtensor import backend, engine, modes
+from microtensor import backend, engine, guards, modes
 from microtensor.creation import detach
+from microtensor.guards import CaptureError
 from microtensor.tensor import Tensor
 
 __all__ = ["CaptureError", "capture"]
 
 MOST = 16  # sets of shapes of one function
+KEPT = 4  # programs for arguments that are alike, of different states of the modules
 WARM = 2  # calls that run as they stand; in the second an optimizer gathers its small parameters
-
-
-class CaptureError(RuntimeError):
-    """A step does something that cannot be noted once and done again."""
 
 
 class _OtherwiseError(Exception):
@@ -90,6 +90,9 @@ _WRITING = frozenset(("at", "copyto", "fill", "setitem"))
 _OF_A_SIZE = frozenset(  # that only numbers tell
     ("argwhere", "compress", "extract", "flatnonzero", "nonzero", "unique")
 )
+_OF_SHAPES = frozenset(  # whose result is a number of Python, and no number of the array
+    ("can_cast", "may_share_memory", "ndim", "shares_memory", "size")
+)
 _COPYING = frozenset(("array", "asarray", "ascontiguousarray", "astype", "copy"))
 
 
@@ -97,15 +100,19 @@ def _do(function: Any, name: str, args: Any, options: Any) -> Any:
     """Make a call, note it, and wrap what came out."""
     noted = _recording.get()
     if noted is None:
-        raise CaptureError(
-            f"an array of a captured step was used by {name} after the step had ended; return it "
-            "from the function instead of keeping it"
-        )
+        raise _over(name)
     if name in _OF_A_SIZE or (name == "where" and len(args) == 1):
         raise _sized(name)
     args, options = _open(args), {key: _open(value) for key, value in options.items()}
     result = function(*args, **options)
     return noted.note(function, name, args, options, result)
+
+
+def _over(name: str) -> CaptureError:
+    return CaptureError(
+        f"an array of a captured step was used by {name} after the step had ended; return it from "
+        "the function instead of keeping it"
+    )
 
 
 class _Function:
@@ -198,6 +205,14 @@ class Captured:
         found: Captured = _do(operator.getitem, "getitem", (self, index), {})
         return found
 
+    # For some exponents ** takes other ways, with other last bits than np.power.
+
+    def __pow__(self, n: Any) -> Any:
+        return NotImplemented if isinstance(n, Tensor) else _do(operator.pow, "**", (self, n), {})
+
+    def __rpow__(self, a: Any) -> Any:
+        return _do(operator.pow, "**", (a, self), {})
+
     def __setitem__(self, index: Any, value: Any) -> None:
         _do(_assign, "setitem", (self, index, value), {})
 
@@ -206,6 +221,8 @@ class Captured:
 
 
 def _refused(what: str) -> CaptureError:
+    if _recording.get() is None:
+        return _over(what)
     return CaptureError(
         f"{what} of an array inside a captured step: the number would be this step's for ever. "
         "Return the tensor and look at it outside; or leave this step uncaptured"
@@ -219,14 +236,26 @@ def _sized(what: str) -> CaptureError:
     )
 
 
+def _stranger(value: Any) -> bool:
+    """Whether it is an array of numbers that may be others in the next step."""
+    return isinstance(value, np.ndarray) and value.ndim > 0
+
+
 def _both(function: Any, name: str) -> None:
+    def known(other: Any) -> bool:
+        if _stranger(other):
+            raise guards.untold("an array of NumPy's")
+        return not isinstance(other, Tensor)  # those know better
+
     def ours(self: Captured, other: Any) -> Any:
-        return _do(function, name, (self, other), {})
+        return _do(function, name, (self, other), {}) if known(other) else NotImplemented
 
     def reflected(self: Captured, other: Any) -> Any:
-        return _do(function, name, (other, self), {})
+        return _do(function, name, (other, self), {}) if known(other) else NotImplemented
 
-    def inplace(self: Captured, other: Any) -> Captured:
+    def inplace(self: Captured, other: Any) -> Any:
+        if not known(other):
+            return NotImplemented
         _do(function, name, (self, other), {"out": self})
         return self
 
@@ -241,7 +270,6 @@ _BINARY = {
     "truediv": np.divide,
     "floordiv": np.floor_divide,
     "mod": np.remainder,
-    "pow": np.power,
     "matmul": np.matmul,
     "and": np.bitwise_and,
     "or": np.bitwise_or,
@@ -303,11 +331,16 @@ class Entry(NamedTuple):
 class Recording:
     """The calls of one step, and what else has to live as long as they."""
 
-    def __init__(self, held: Iterable[np.ndarray]) -> None:
+    def __init__(self, held: Iterable[np.ndarray], given: Iterable[np.ndarray]) -> None:
         self.entries: list[Entry] = []
         self.kept: list[Any] = []
         self.held = {backend.NUMPY.owner(array) for array in held}
+        self.given = {backend.NUMPY.owner(array) for array in given}
+        self.made: set[int] = set()  # owners of memory in which nothing else writes
         self.changed = False  # whether something has been changed that outlives the step
+        self.modules: dict[int, tuple[Any, bool, list[tuple[str, Any]]]] = {}
+        self.optimizers: list[Any] = []  # that have made an update
+        self.watched: list[tuple[Callable[[], Any], Any]] = []  # what has to stay as it is
 
     def note(self, function: Any, name: str, args: Any, options: Any, result: Any) -> Any:
         """Note a call that has been made; its result, wrapped."""
@@ -318,9 +351,16 @@ class Recording:
             out = result  # a.dot(b, out)
         if name in _WRITING or out is not None or result is None:
             written = out if isinstance(out, tuple) else (args[0] if out is None else out,)
-            self.changed |= any(backend.NUMPY.owner(array) in self.held for array in written)
+            owners = {backend.NUMPY.owner(array) for array in written}
+            if owners & self.given:
+                raise CaptureError(
+                    "a captured step changes an argument in place, and the caller's array would "
+                    "not see it; return what has become of it, or name the tensor as one that is "
+                    "held: mt.capture(step, model, optimizer, tensor)"
+                )
+            self.changed |= bool(owners & self.held)
             others = list(_operands(args[1:])) or name not in ("fill", "setitem")
-            fixed = not others and args[-1].__class__ in (int, float)
+            fixed = not others and args[-1].__class__ in (int, float) and owners <= self.made
             called, given = _call(function, args, options)
             self.entries.append(Entry(called, given, written, fixed))
             return Captured(written[0])
@@ -335,9 +375,13 @@ class Recording:
     def _made(self, function: Any, name: str, args: Any, options: Any, result: Any) -> Any:
         """Note a call that has made an array, which from now on is filled anew each time."""
         if not isinstance(result, np.ndarray | np.generic):
+            if result.__class__ in (bool, int, float, complex) and name not in _OF_SHAPES:
+                raise _refused(name)
             return result
         array = np.asarray(result)
         if name in _MAKING and not any(isinstance(value, np.ndarray) for value in args[1:]):
+            self.made.add(backend.NUMPY.owner(array))
+            self.kept.append(array)
             if not name.startswith("empty"):
                 first = array.copy()
                 self.entries.append(Entry(_assign, (array, ..., first), (array,), True))
@@ -346,6 +390,7 @@ class Recording:
             return Captured(array)  # a view, or nothing
         if array.base is not None:
             array = array.copy(order="K")
+        self.made.add(backend.NUMPY.owner(array))
         if isinstance(function, np.ufunc):
             call: Any = _call(function, _as_arrays(args), {**options, "out": array})
         elif name in _COPYING:
@@ -376,6 +421,23 @@ class Recording:
         given = _open((target, *args))
         function(*given)
         self.entries.append(Entry(function, given, given[:1]))
+
+    def in_rows(self, array: np.ndarray) -> np.ndarray:
+        """An array, or what is copied from it in every step, row by row."""
+        if array.flags.c_contiguous:
+            return array
+        copied = np.array(array, order="C")
+        self.entries.append(Entry(_assign, (copied, ..., array), (copied,)))
+        return copied
+
+    def uses(self, module: Any) -> None:
+        """Note that a module is called, and what it is made of."""
+        self.modules.setdefault(id(module), (module, module.training, _parts(module)))
+
+    def watch(self, look: Callable[[], Any]) -> None:
+        """Note that the step holds only as long as `look` says the same."""
+        if all(look is not other for other, _ in self.watched):
+            self.watched.append((look, look()))
 
     def compiled(self, function: Any, arguments: Any) -> None:
         """Note a call of compiled code that has been made, with NumPy's arrays."""
@@ -410,16 +472,22 @@ class Recording:
             for parameter, data, gradient in was:
                 parameter.data, parameter.grad = data, gradient
         self.changed = True
+        self.optimizers.append(optimizer)
         shortcut.__name__ = f"step_of_{type(optimizer).__name__}"
         self.entries.append(Entry(shortcut, ()))
 
     def calls(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
         """All calls, without those that fill memory with what stays in it."""
-        entries = self.entries
+        entries, writers = self.entries, defaultdict(list)
+        for entry in entries:
+            for owner in {backend.NUMPY.owner(array) for array in entry.written or ()}:
+                writers[owner].append(entry)
         calls = []
         for entry in entries:
-            if entry.constant and all(
-                other is entry or not _overlap(entry.written, other.written) for other in entries
+            if entry.constant and not any(
+                other is not entry and _overlap(entry.written, other.written)
+                for array in entry.written or ()
+                for other in writers[backend.NUMPY.owner(array)]
             ):
                 continue
             calls.append((entry.function, entry.arguments))
@@ -430,8 +498,6 @@ _assign: Any = operator.setitem
 
 
 def _overlap(some: Any, others: Any) -> bool:
-    if others is None:
-        return False  # compiled code and optimizers write what is theirs alone
     return any(np.may_share_memory(a, b) for a in some for b in others)
 
 
@@ -442,7 +508,11 @@ def _as_arrays(args: Any) -> tuple[Any, ...]:
         return tuple(args)
     [dtype] = dtypes
     mine: Any = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
-    return tuple([np.asarray(value, dtype) if value.__class__ in mine else value for value in args])
+    try:
+        arrays = [np.asarray(value, dtype) if value.__class__ in mine else value for value in args]
+    except OverflowError:  # NumPy compares with numbers that the dtype cannot hold, too
+        return tuple(args)
+    return tuple(arrays)
 
 
 def _call(function: Any, args: Any, options: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -465,45 +535,92 @@ def _call(function: Any, args: Any, options: Any) -> tuple[Any, tuple[Any, ...]]
 class _Program:
     """A step for inputs of certain shapes: the calls that are made for it, in its own memory."""
 
-    def __init__(self, function: Any, given: Any, held: list[Tensor], modules: list[Any]) -> None:
+    def __init__(self, function: Any, given: Any, holders: _Holders) -> None:
+        held = holders.tensors()
         self.held = [(p, p.data, p._requires_grad) for p in held]
-        self.modules = [(module, module.training) for module in modules]
         found: list[Any] = []
         _structure(given, found)
         inputs = [np.array(_bare(value)) for value in found]
-        self.shapes = [(array.shape, array.dtype) for array in inputs]
+        self.shapes = [(array.shape, array.dtype, _turned(array)) for array in inputs]
         ours = iter(inputs)
         arguments, options = _mapped(lambda value: _like(value, Captured(next(ours))), given)
-        noted = Recording([data for _, data, _ in self.held])
+        noted = Recording([data for _, data, _ in self.held], inputs)
+        before, rates = holders.saved(), holders.rates()
+        for module in holders.modules():
+            noted.uses(module)
         token = _recording.set(noted)
         try:
-            for p in held:
-                p.data, p.grad = Captured(p.data), None
-            with backend.use_backend("captured"):
-                result = function(*arguments, **dict(options))
-        finally:
-            _recording.reset(token)
-            for p, data, _ in self.held:
-                p.data, p.grad = data, None
+            try:
+                inside = [Captured(data) for _, data, _ in self.held]
+                for p, array in zip(held, inside, strict=True):
+                    p.data, p.grad = array, None
+                with backend.use_backend("captured"):
+                    result = function(*arguments, **dict(options))
+                if any(p.data is not array for p, array in zip(held, inside, strict=True)):
+                    raise CaptureError(
+                        "a captured step puts another array in the place of a tensor's `data`; "
+                        "write into it: tensor.data[...] = ..."
+                    )
+                for module, _, parts in noted.modules.values():
+                    if any(vars(module)[name] is not part for name, part in parts):
+                        raise CaptureError(
+                            "a captured step puts another tensor or module in the place of an "
+                            f"attribute of {type(module).__name__}, which is done once and not "
+                            "again; write into the tensor: module.name[...] = ..."
+                        )
+                if holders.rates() != rates:
+                    raise CaptureError(
+                        "a captured step changes a hyperparameter of its optimizer, which is done "
+                        "once and not again; change it outside"
+                    )
+                result = _mapped(lambda value: _like(value, _bare(value)), result)
+                calls = noted.calls()
+            finally:
+                _recording.reset(token)
+                for p, data, _ in self.held:
+                    p.data, p.grad = data, None
+        except BaseException:
+            holders.put_back(before)  # and it is as if nothing had been tried
+            for module, _, parts in noted.modules.values():
+                vars(module).update(parts)
+            raise
+        self.modules = list(noted.modules.values())
+        optimizers = {id(o): o for o in (*holders.optimizers, *noted.optimizers)}
+        self.optimizers = [
+            (o, [len(group["params"]) for group in o.param_groups]) for o in optimizers.values()
+        ]
+        self.watched = noted.watched
         self.kept = noted.kept
         text = _Text()
-        self.run: Callable[..., Any] = text.function(inputs, noted.calls(), result)
+        self.run: Callable[..., Any] = text.function(inputs, calls, result)
         self.source = text.source
         self.first = [text.returned(result)]  # to be popped
 
-    def fits(self, given: list[Any]) -> bool:
-        """Whether these arrays are of the shapes it is for, and all else is as it was."""
-        for value, (shape, dtype) in zip(given, self.shapes, strict=True):
-            if value.shape != shape or value.dtype is not dtype or value.__class__ is not _ndarray:
+    def fits(self, given: list[Any], anew: bool = True) -> bool:
+        """Whether these arrays are of the shapes it is for, and all else, if asked, as it was."""
+        for value, (shape, dtype, order) in zip(given, self.shapes, strict=True):
+            if value.shape != shape or value.__class__ is not _ndarray or _turned(value) != order:
                 return False
-        return self.current()
+            if value.dtype is not dtype and value.dtype != dtype:
+                return False
+        return not anew or self.current()
 
     def current(self) -> bool:
         """Whether the parameters and the modules are as they were."""
         for parameter, data, wanted in self.held:
             if parameter.data is not data or parameter._requires_grad is not wanted:
                 return False
-        return all(module.training is training for module, training in self.modules)
+        for module, training, parts in self.modules:
+            if module.training is not training:
+                return False
+            known = module.__dict__
+            for name, part in parts:
+                if known.get(name) is not part:
+                    return False
+        for optimizer, lengths in self.optimizers:
+            if [len(group["params"]) for group in optimizer.param_groups] != lengths:
+                return False
+        return all(look() == seen for look, seen in self.watched)
 
 
 class _Text:
@@ -521,7 +638,7 @@ class _Text:
             name = getattr(value, "__name__", "")
             if isinstance(getattr(value, "__self__", None), np.ufunc):
                 name = f"{value.__self__.__name__}_{name}"
-            if not name.isidentifier() or name in self.values:
+            if not name.isidentifier() or name in self.values or re.match(r"step$|x\d", name):
                 name = f"{name if name.isidentifier() else 'a'}{len(self.names)}"
             self.names[id(value)], self.values[name] = name, value
         return self.names[id(value)]
@@ -545,9 +662,10 @@ class _Text:
     def result(self, value: Any) -> str:
         """The text of what the step returns."""
         if isinstance(value, Tensor) and value.data.__class__ is Captured:
-            return f"{self.name(engine.wrap)}({self.name(value.data._array)}.copy())"
+            return f"{self.name(engine.wrap)}({self.result(value.data)})"
         if value.__class__ is Captured:
-            return f"{self.name(value._array)}.copy()"
+            order = "" if value.flags.c_contiguous else "'K'"
+            return f"{self.name(value._array)}.copy({order})"
         if isinstance(value, tuple | list):
             parts = "".join([f"{self.result(part)}, " for part in value])
             if hasattr(value, "_fields"):
@@ -587,6 +705,17 @@ def _like(value: Any, array: Any) -> Any:
 _ndarray = np.ndarray
 
 
+def _turned(array: np.ndarray) -> list[int] | None:
+    """In which order the axes of an array lie in memory, if not as they come.
+
+    Sums and products of an array that lies in another order may end in other last bits.
+    """
+    if array.flags.c_contiguous:
+        return None
+    order = sorted(range(array.ndim), key=lambda i: -abs(array.strides[i]))
+    return None if order == [*range(array.ndim)] else order
+
+
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """A nesting of tuples, lists and dictionaries with its tensors and arrays changed."""
     if isinstance(value, Tensor | np.ndarray):
@@ -603,19 +732,95 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
 def _structure(value: Any, found: list[Any]) -> Any:
     """A nesting without its tensors and arrays, whose bare arrays are put into `found`."""
     cls = value.__class__
-    if cls is Tensor:
+    if cls is Tensor or isinstance(value, Tensor):
+        if value._requires_grad:
+            raise CaptureError(
+                "arguments of a captured step are constants, and a tensor that needs a gradient "
+                "was passed; pass tensor.detach(), or name it beside the function as one that is "
+                "held: mt.capture(step, model, optimizer, tensor)"
+            )
         found.append(value.data)
         return Tensor
     if cls is tuple or cls is list:
         return cls, *[_structure(part, found) for part in value]
-    if isinstance(value, Tensor | np.ndarray):
-        found.append(_bare(value))
-        return Tensor if isinstance(value, Tensor) else np.ndarray
+    if isinstance(value, np.ndarray):
+        found.append(value)
+        return np.ndarray
     if isinstance(value, tuple):  # one with names
         return type(value), *[_structure(part, found) for part in value]
     if isinstance(value, dict):
         return dict, *[(key, _structure(part, found)) for key, part in value.items()]
+    if cls is slice:
+        return cls, value.start, value.stop, value.step
+    if isinstance(value, int | float | complex | np.generic):
+        return cls, repr(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
     return value
+
+
+def _parts(module: Any) -> list[tuple[str, Any]]:
+    """The tensors and modules that are attributes of a module."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) or hasattr(type(value), "named_modules")
+    ]
+
+
+class _Holders:
+    """The modules, optimizers and tensors that a captured step was told of."""
+
+    def __init__(self, holders: Iterable[Any]) -> None:
+        self.roots: list[Any] = []
+        self.optimizers: list[Any] = []
+        self.single: list[Tensor] = []
+        for holder in holders:
+            if isinstance(holder, Tensor):
+                self.single.append(holder)
+            elif hasattr(holder, "param_groups"):
+                self.optimizers.append(holder)
+            elif hasattr(holder, "named_modules"):
+                self.roots.append(holder)
+            else:
+                raise TypeError(
+                    "capture takes modules, optimizers and tensors beside the function, not a "
+                    f"{type(holder).__name__}"
+                )
+
+    def modules(self) -> list[Any]:
+        """All modules, as they are now."""
+        return [module for root in self.roots for module in root.modules()]
+
+    def tensors(self) -> list[Tensor]:
+        """Parameters, buffers and single tensors, as they are now, each once."""
+        found = list(self.single)
+        for root in self.roots:
+            found += root.parameters()
+            found += [tensor for _, tensor in root.named_buffers()]
+        for optimizer in self.optimizers:
+            found += [p for group in optimizer.param_groups for p in group["params"]]
+        return list({id(tensor): tensor for tensor in found}.values())
+
+    def rates(self) -> list[str]:
+        """All hyperparameters."""
+        return [
+            f"{name}={value!r}"
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for name, value in group.items()
+            if name != "params"
+        ]
+
+    def saved(self) -> tuple[list[Any], list[Any]]:
+        """All numbers that a step may change."""
+        numbers = [(tensor.data, tensor.data.copy()) for tensor in self.tensors()]
+        return numbers, [(optimizer, optimizer.state_dict()) for optimizer in self.optimizers]
+
+    def put_back(self, saved: tuple[list[Any], list[Any]]) -> None:
+        """As they were when `saved` was called."""
+        for data, numbers in saved[0]:
+            data[...] = numbers
+        for optimizer, state in saved[1]:
+            optimizer.load_state_dict(state)
 
 
 _VARIED = (
@@ -640,62 +845,54 @@ def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
 
     Two calls run as they stand; the third notes every array call that is made, and from then on
     these alone are made, in the same order and in the same memory, with the same results to the
-    last bit (but for that one, perhaps, where an input's axes lie in memory in another order). What
-    Python does beside them is not done again: nothing is printed, no counter counts.
+    last bit (but for that one, perhaps, where an argument is a view with gaps: a slice of a larger
+    array, or one repeated by broadcasting). What Python does beside them is not done again: nothing
+    is printed, no counter counts, no list grows.
 
     - What changes from step to step must come as an argument: tensors or NumPy's arrays, in tuples,
-      lists, or by name. Anything else (a number, a string, None) must be hashable, and is a part
-      of the step: another value is another step. So are other shapes and dtypes, `train()` and
-      `eval()`, other parameters in place of these.
-    - What is returned is computed anew and cut off from its graph, which stays inside.
+      lists, or by name. They are constants: no gradient goes back to them, and they are not written
+      to. Anything else (a number, a string, None) must be hashable, and is a part of the step:
+      another value is another step. So are other shapes and dtypes, `train()` and `eval()`, other
+      parameters, modules or parameter groups in place of these.
+    - What is returned (tensors, in tuples, lists or dictionaries) is computed anew and cut off from
+      its graph, which stays inside, as does the memory of all that lies between.
+    - The backward pass and the update belong into one step, or neither: of a step that leaves
+      gradients for an optimizer outside nothing is learnt.
     - Gradients are None before and after a step. To have them, return them.
     - A decision about a number (`if loss > 1:`) is taken again in each step; where it comes out
       differently, the step is run as it stands. A number itself (`loss.item()`) is not to be had
       inside.
     - Learning rates, and all else that the optimizer looks up, may change at any time.
     - `step.source()` is the text of what is done: one line for each call.
-    - One thread at a time.
-    - While recording is off, anomalies are looked for, or a backward pass is observed, everything
-      runs as it stands. So does everything on CuPy.
+    - One thread at a time calls it; other captured steps may run in others.
+    - While recording is off (put `no_grad` into the function, not around its calls), anomalies are
+      looked for, or a backward pass is observed, everything runs as it stands. So does everything
+      on CuPy.
 
     Parameters
     ----------
     function
         Forward, backward, update; or a part of it.
     holders
-        Modules, optimizers and tensors: all parameters that the function uses, and all other
-        tensors that do not come as arguments.
+        Modules (with their buffers), optimizers and tensors: all parameters that the function uses,
+        and all other tensors that do not come as arguments.
 
     Raises
     ------
     CaptureError
-        In the third call, if the step cannot be noted: it reads a number (as do `lengths` that are
-        an argument, and `weight` and ignored labels of a cross-entropy), makes a shape of numbers
-        (`x[x > 0]`), uses an optimizer that is not named, or decides by a number after the update.
-        Also after 16 sets of shapes or values, each of which keeps memory of its own.
+        If an argument needs a gradient. When the step is noted (in the third call of its kind), if
+        it cannot be: it reads a number (as do `lengths` that are no list, and `weight` and ignored
+        labels of a cross-entropy), makes a shape of numbers (`x[x > 0]`), meets a tensor or an
+        array that is neither an argument nor held, changes an argument, a hyperparameter or which
+        tensor is an attribute, uses an optimizer that is not named, or decides by a number after
+        the update. Parameters and optimizers are then as before the call. Also after 16 sets of
+        shapes or values, each of which keeps memory of its own.
     RuntimeError
-        In the third call, if the step draws random numbers (dropout).
+        When it is noted, if the step draws random numbers of the library's (dropout).
     TypeError
-        If a holder is none of the three, or an argument is not hashable; at the third call, if a
-        tensor meets the captured ones that is neither an argument nor held.
+        If a holder is none of the three, or an argument is not hashable.
     """
-    held: dict[int, Tensor] = {}
-    modules: list[Any] = []
-    for holder in holders:
-        if isinstance(holder, Tensor):
-            tensors = [holder]
-        elif hasattr(holder, "param_groups"):
-            tensors = [p for group in holder.param_groups for p in group["params"]]
-        elif hasattr(holder, "modules"):
-            modules += holder.modules()
-            tensors = list(holder.parameters())
-        else:
-            raise TypeError(
-                f"capture takes modules, optimizers and tensors beside the function, not a "
-                f"{type(holder).__name__}"
-            )
-        held.update({id(tensor): tensor for tensor in tensors})
-    parameters = list(held.values())
+    told = _Holders(holders)
     programs: dict[Any, list[_Program]] = {}  # by what is no array
     calls: dict[Any, int] = {}  # by that, and by shapes and dtypes
 
@@ -712,27 +909,32 @@ def capture(function: Callable[..., Any], *holders: Any) -> Callable[..., Any]:
                 "what a captured step is called with must be tensors or arrays, in tuples, lists "
                 "or dictionaries, or else hashable: it is a part of the step"
             ) from None
-        if modes.current.get() is engine.PLAIN and _recording.get() is None:
+        plain = modes.current.get() is engine.PLAIN and _recording.get() is None
+        if plain:
             for program in known:
                 if program.fits(found):
                     try:
                         return program.run(*found)
                     except _OtherwiseError:
+                        plain = False
                         break
-            else:
-                shapes = key, *[(value.shape, value.dtype) for value in found]
-                calls[shapes] = calls.get(shapes, 0) + 1
-                numpys = all(_bare(v).__class__ is np.ndarray for v in (*found, *parameters))
-                if len(calls) > 10 * MOST:
+        parameters = told.tensors()
+        if plain:
+            shapes = key, *[(value.shape, value.dtype) for value in found]
+            calls[shapes] = calls.get(shapes, 0) + 1
+            numpys = all(_bare(v).__class__ is np.ndarray for v in (*found, *parameters))
+            if len(calls) > 10 * MOST:
+                raise CaptureError("this captured step " + _VARIED)
+            if calls[shapes] > WARM and numpys:
+                alike = [other for other in known if other.fits(found, anew=False)]
+                if len(alike) < KEPT and sum(map(len, programs.values())) >= MOST:
                     raise CaptureError("this captured step " + _VARIED)
-                if calls[shapes] > WARM and numpys:
-                    programs[key] = [program for program in known if program.current()]
-                    if sum(map(len, programs.values())) >= MOST:
-                        raise CaptureError("this captured step " + _VARIED)
-                    given = args, tuple(options.items())
-                    program = _Program(function, given, parameters, modules)
-                    programs[key].append(program)
-                    return program.first.pop()
+                given = args, tuple(options.items())
+                program = _Program(function, given, told)
+                oldest = alike[0] if len(alike) == KEPT else None
+                kept = [other for other in known if other is not oldest]
+                programs[key] = [*kept, program]
+                return program.first.pop()
         for parameter in parameters:
             parameter.grad = None
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import backend
+from microtensor import backend, guards, modes
 from microtensor.backend import Generator, default_generator
 from microtensor.ops.shape import _ints
 from microtensor.tensor import Tensor
@@ -47,6 +47,8 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     array = _host(data, dtype)
     kept = backend.of(array)
     if not isinstance(data, Tensor) and kept is backend.NUMPY:
+        if modes.noting.get() is not None and array.ndim:
+            raise guards.untold("mt.tensor of an array, or of a list,")
         array = backend.default().from_host(np.array(array, dtype))
     else:
         array = array.astype(dtype or array.dtype)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from microtensor import backend, guards
+from microtensor import backend, guards, modes
 
 REGISTRY: dict[str, Declaration] = {}  # every operation there is: the property tests walk it
 LIBRARY: set[int] = set()  # namespaces (their ids) of operations of our own: never the user's line
@@ -270,7 +270,8 @@ class Declaration:
         if isinstance(argument, np.generic):
             # A NumPy scalar shall be as weak as a Python number. One of float32 promotes nothing,
             # and rules meet it as the result of an operator on 0-d arrays: it stays float32.
-            narrow = kind is np.ndarray and argument.dtype == np.float32
+            noting = modes.noting.get() is not None  # of what NumPy does
+            narrow = (kind is np.ndarray or noting) and argument.dtype == np.float32
             return np.asarray(argument) if narrow else argument.item()
         if isinstance(argument, np.ndarray) and kind in (None, np.ndarray):
             return np.asarray(argument)  # a subclass: matrix, memmap

@@ -22,6 +22,30 @@ class AnomalyError(FloatingPointError):
     """The first NaN or infinity under `detect_anomaly`, and the line that made it."""
 
 
+class CaptureError(RuntimeError):
+    """A step does something that cannot be noted once and done again."""
+
+
+# -- captured steps
+
+
+def untold(what: str) -> CaptureError:
+    """Something that is neither an argument nor held meets a captured step."""
+    return CaptureError(
+        f"{what} that a captured step was not told of: it would be the same in every step. Pass it "
+        "as an argument; or make a tensor of it outside and name that too: "
+        "mt.capture(step, model, optimizer, tensor)"
+    )
+
+
+def not_captured(what: str, instead: str) -> CaptureError:
+    """Something that a captured step cannot do."""
+    return CaptureError(
+        f"{what} cannot be captured, because it looks at the numbers; {instead}, or leave this "
+        "step uncaptured"
+    )
+
+
 # -- arguments of an operation
 
 
@@ -33,15 +57,14 @@ def not_an_array(operation: str, argument: str, value: Any) -> TypeError:
     )
 
 
-def mixed_backends(operation: str, argument: str, value: Any, kind: type) -> TypeError:
+def mixed_backends(
+    operation: str, argument: str, value: Any, kind: type
+) -> TypeError | CaptureError:
     """Arrays of two backends in one operation."""
     theirs, ours = backend.of(value), backend.by_type[kind].name
     name = theirs.name if theirs else type(value).__name__
     if "captured" in (name, ours):
-        return TypeError(
-            f"{operation}: argument {argument!r} meets a tensor that a captured step knows nothing "
-            "of; pass it as an argument, or to mt.capture beside the model and the optimizer"
-        )
+        return untold(f"argument {argument!r} of {operation}: a tensor")
     return TypeError(
         f"{operation}: argument {argument!r} lives on backend {name!r}, those before it on "
         f"{ours!r}; move one of them with .to({ours!r}) or .to({name!r})"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import backend, modes
+from microtensor import backend, guards, modes
 from microtensor.backend import Array, Generator, default_generator
 from microtensor.ops import (
     binary_cross_entropy,
@@ -234,6 +234,8 @@ def _host_indices(indices: Any) -> Any:
     bare = _bare(indices)
     found = backend.of(bare)
     if modes.noting.get() is not None and found is not None:
+        if isinstance(bare, np.ndarray):
+            raise guards.untold("indices")
         return bare  # in a captured step what is looked for is noted
     return np.asarray(bare if found is None else found.to_host(bare))
 

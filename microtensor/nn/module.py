@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from microtensor import backend, engine, writes
+from microtensor import backend, engine, modes, writes
 from microtensor.creation import zeros_like
 from microtensor.nn.parameter import Parameter
 from microtensor.tensor import Tensor
@@ -68,6 +68,9 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
+        noted = modes.noting.get()
+        if noted is not None:
+            noted.uses(self)
         return self.forward(*args, **kwargs)
 
     # -- attributes

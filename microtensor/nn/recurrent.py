@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from microtensor import backend, modes
+from microtensor import backend, guards, modes
 from microtensor.backend import Array, Generator
 from microtensor.engine import primitive
 from microtensor.nn import functional, init
@@ -828,6 +828,10 @@ class Padding(NamedTuple):
             return None
         bare = lengths.data if isinstance(lengths, Tensor) else lengths
         found = backend.of(bare)
+        if modes.noting.get() is not None and found is not None:
+            raise guards.not_captured(
+                "a layer with lengths", "give those that never change as a list"
+            )
         host = np.asarray(bare if found is None else found.to_host(bare))
         if host.dtype.kind not in "iu" or host.shape != shape:
             wanted = f"{shape[-1]} integers" if len(shape) == 1 else f"integers of shape {shape}"

@@ -69,7 +69,8 @@ def clip_grad_norm_(
     else:
         powers = [(g * g) if norm_type == 2.0 else abs(g) ** norm_type for g in flat]
         total = sum([power.sum(axis) for power in powers], start=xp.zeros(lead, gradients[0].dtype))
-        total = total ** (1.0 / norm_type)
+        # Not **, which rounds numbers that are no arrays in another way.
+        total = xp.sqrt(total) if norm_type == 2.0 else xp.power(total, 1.0 / norm_type)
     total = xp.asarray(total)
     if error_if_nonfinite and not bool(xp.isfinite(total).all()):
         shown = Tensor(total).to("numpy").data.tolist()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from microtensor import engine
+from microtensor import engine, guards, modes
 from microtensor.backend import Array, namespaces
 from microtensor.engine import primitive
 from microtensor.indexed import IndexedCotangent, add_at, is_basic
@@ -44,6 +44,8 @@ def plain(index: Any, kind: type) -> Any:
         return index if is_basic(index) else tuple([plain(part, kind) for part in index])
     if isinstance(index, engine.Tensor):
         index = index.data
+    if modes.noting.get() is not None and isinstance(index, np.ndarray) and index.ndim:
+        raise guards.untold("an index")
     if isinstance(index, list):
         index = np.asarray(index, dtype=None if index else np.intp)
     if isinstance(index, np.integer):
@@ -75,10 +77,11 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"array of shape {x.shape}"
         )
     axis = normalize_axis_index(axis, x.ndim)
+    xp = namespaces[(x.data if isinstance(x, engine.Tensor) else x).__class__]
     grid: list[Any] = []
     for i, n in enumerate(x.shape):
         if i == axis:
             grid.append(indices)
         else:
-            grid.append(np.arange(n).reshape([-1 if j == i else 1 for j in range(x.ndim)]))
+            grid.append(xp.arange(n).reshape([-1 if j == i else 1 for j in range(x.ndim)]))
     return getitem(x, tuple(grid))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microtensor import backend, engine, modes
+from microtensor import backend, engine, guards, modes
 from microtensor.backend import Array
 from microtensor.engine import primitive
 from microtensor.ops.elementwise import multiply, softplus
@@ -22,6 +22,7 @@ from microtensor.ops.piecewise import maximum, sign
 from microtensor.ops.reduction import log_softmax, mean, sum
 from microtensor.ops.shape import inverse, reshape, transpose
 
+_MASK = 'multiply the losses of reduction="none" by numbers that come as an argument'
 REDUCTIONS = ("mean", "sum", "none", "trial")
 
 
@@ -305,6 +306,8 @@ def cross_entropy(
         return _soft_cross_entropy(logits, target, weight, reduction, axis)
     known = backend.of(labels)
     noted = modes.noting.get() is not None  # then what is looked for is noted (capture.py)
+    if noted and isinstance(labels, np.ndarray):
+        raise guards.untold("labels")
     host = labels if noted else known.to_host(labels) if known else np.asarray(labels)
     ignored = _check_labels(host, array.shape, axis, ignore_index)
     order = _classes_first(axis, ndim)
@@ -315,6 +318,8 @@ def cross_entropy(
     averaged = reduction in ("mean", "trial")
     trials = max(host.shape[0], 1) if reduction in ("none", "trial") and host.ndim else 1
     factors: Any = trials / flat.size if averaged and flat.size else 1.0
+    if noted and weight is not None:
+        raise guards.not_captured("cross_entropy with weights of classes", _MASK)
     if ignored is not None or weight is not None:
         factors = np.ones((trials, flat.size // trials), array.dtype)
         if ignored is not None:
@@ -328,9 +333,10 @@ def cross_entropy(
             factors /= factors.sum(1, keepdims=True)
         factors = factors.reshape(-1)
     xp = backend.namespaces[array.__class__]
+    positions = xp.arange(flat.size) if noted else _positions(flat.size)
     losses = _cross_entropy(
         logits,
-        chosen=xp.asarray(flat * flat.size + _positions(flat.size)),
+        chosen=xp.asarray(flat * flat.size + positions),
         weights=factors if isinstance(factors, float) else xp.asarray(factors),
         order=order,
         reduction="none" if reduction in ("none", "trial") else "sum",
@@ -399,4 +405,6 @@ def _check_labels(
             f"cross_entropy: label {labels[at]} at position {at} is out of range; with {classes} "
             f"classes labels are 0 ... {classes - 1}"
         )
+    if modes.noting.get() is not None:
+        raise guards.not_captured("cross_entropy with labels to be ignored", _MASK)
     return np.asarray(ignored)

@@ -292,9 +292,9 @@ class Optimizer(ABC):
             found = [next(given) for _ in group["params"]]
             if bundle is None or bundle.rest or any(g is None for g in found):
                 return again
+            if not all(g.data.flags.c_contiguous for g in found if g is not None):
+                return again  # as one row it would be a copy, and not the memory itself
             pieces = [g.data.reshape(-1) for g in found if g is not None]
-            if any(piece.base is None for piece in pieces):  # a copy, not the memory itself
-                return again
             work.append((group, bundle, pieces))
         groups, bundles = self.param_groups[:], self._bundles[:]
 
@@ -302,6 +302,12 @@ class Optimizer(ABC):
             if self._bundles != bundles or not all(map(_is_plain, groups)):
                 again()
                 return
+            for _, bundle, _ in work:
+                step = bundle.step
+                for _, slot in bundle.members:
+                    if slot.step != step:
+                        again()
+                        return
             for group, bundle, pieces in work:
                 np.concatenate(pieces, out=bundle.gradient)
                 self._step_together(bundle, group)

@@ -71,8 +71,15 @@ def driver(name: str | None = None) -> str | _Choice:
         If "numba" is chosen and Numba cannot be imported.
     """
     if name is None:
-        return _driver.get() or _default()
+        noted = recording()
+        if noted is not None:
+            noted.watch(_current)
+        return _current()
     return _Choice(_driver.set(_checked(name, "")))
+
+
+def _current() -> str:
+    return _driver.get() or _default()
 
 
 def _checked(name: str, origin: str) -> str:
@@ -129,6 +136,7 @@ def _noting(noted: Any, run: Any) -> Any:
     """What runs a compiled pass, and notes it for a captured step (microtensor/capture.py)."""
 
     def noting(plan: Any, back: bool, given: Any, found: Any) -> None:
+        given = [given[0], *[noted.in_rows(array) for array in given[1:]]]  # the first may lie so
         run(plan, back, given, found)
         if len(plan.shares) > 1:
             noted.compiled(run, (plan, back, given, found))
@@ -162,6 +170,8 @@ def forward(xp: Any, operands: tuple[Any, ...], call: arrays.Call) -> tuple[Any,
     if module is None:
         module = _module(xp, operands, call)
     found: tuple[Any, arrays.Lease] = module.forward(xp, operands, call)
+    if noted is not None:
+        noted.kept.append(found[1])
     return found
 
 
