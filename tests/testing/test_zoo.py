@@ -1,5 +1,7 @@
 """Every bug of the zoo is caught at every seed, and nothing else is; and the zoo keeps its secrets.
 
+So many seeds as a property has examples: 100 with HYPOTHESIS_PROFILE=thorough.
+
 `python tests/testing/test_zoo.py` writes the list of exercises into docs/bug_zoo.md.
 """
 
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import microtensor as mt
 from microtensor.testing import GradientError, check_grads, planting, zoo
@@ -20,7 +23,7 @@ from microtensor.testing.zoo.entries import KINDS
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "bug_zoo.md"
 LIST = "<!-- The list below is written by `python tests/testing/test_zoo.py`. -->\n"
-SEEDS = range(100)
+SEEDS = range(settings().max_examples)
 EXERCISES = zoo.exercises()
 NAMES = [f"{exercise.number}-{exercise.kind}" for exercise in EXERCISES]
 
